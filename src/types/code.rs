@@ -11,6 +11,7 @@ macro_rules! codes {
         pub enum Code { $($(#[$doc])* $name,)* }
 
         impl Code {
+            #[cfg(test)]
             pub const ALL: &'static [Code] = &[$(Code::$name,)*];
 
             /// `TRnnnn`.
@@ -24,6 +25,7 @@ macro_rules! codes {
             }
 
             /// A few words for tables.
+            #[cfg(test)]
             pub fn title(self) -> &'static str {
                 match self { $(Code::$name => $title,)* }
             }
@@ -47,6 +49,7 @@ codes! {
     NotWithMacvlan = "TR0204", 100, "a bridge option where only macvlan is possible";
     Ipv6ForVm = "TR0205", 100, "IPv6 address from IPAM for a virtual machine";
     ForeignPrimary = "TR0206", 100, "binding on a primary network that is not trestle's";
+    GuardWithoutMac = "TR0207", 100, "a guard against spoofed MACs, and the machine's MAC is not known";
     BridgeMissing = "TR0301", 11, "bridge missing on this node";
     NotABridge = "TR0302", 100, "the link of that name is not a bridge";
     BridgeDown = "TR0303", 11, "bridge is down";
@@ -60,6 +63,10 @@ codes! {
     NamespaceGone = "TR0311", 5, "the pod's network namespace is not there";
     BindLinkMissing = "TR0312", 11, "the pod's link for the virtual machine is not there";
     VlanNotInForce = "TR0313", 101, "the VLAN is not in force on the port";
+    MasterDown = "TR0314", 11, "master interface is down";
+    HostNameTaken = "TR0315", 100, "an interface of the host end's name is on the node already";
+    AddressInUse = "TR0316", 101, "somebody on the network has the address";
+    GatewayAddress = "TR0317", 100, "the bridge has another address than the gateway's";
     Kernel = "TR0401", 101, "the kernel refused";
     Differs = "TR0402", 101, "the kernel's state is not what was attached";
     PacketFilter = "TR0403", 101, "the packet filter refused";

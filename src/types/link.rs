@@ -162,6 +162,9 @@ impl fmt::Debug for Mac {
 pub struct VlanId(u16);
 
 impl VlanId {
+    /// Which the kernel gives each port of a bridge (`vlan_default_pvid`).
+    pub const ONE: Self = Self(1);
+
     pub fn get(self) -> u16 {
         self.0
     }

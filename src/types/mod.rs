@@ -7,8 +7,10 @@ mod code;
 mod failure;
 mod id;
 mod link;
+mod nearest;
 
 pub use code::Code;
 pub use failure::{Failure, Outcome};
-pub use id::{AttachmentId, ContainerId, NetworkName, PodRef, Role};
+pub use id::{AttachmentId, ContainerId, InvalidId, NetworkName, PodRef, Role};
 pub use link::{IfName, Mac, Mtu, VlanId};
+pub use nearest::nearest;
