@@ -1,0 +1,113 @@
+//! The few things done with files, each with the path in its error: directories for root alone, files that are whole
+//! or not there, removal where "already gone" is success.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use crate::failpoint;
+use crate::types::{Code, Failure, Outcome};
+
+/// A failure that names the path and what was tried with it.
+pub fn failed(code: Code, act: &str, path: &Path, e: &io::Error) -> Failure {
+    Failure::new(code, format!("cannot {act} {}: {e}", path.display()))
+}
+
+/// For writing below the run directory: a place that is full or read-only has a code of its own, since there a call
+/// gives up before it has changed anything.
+pub fn unwritable(act: &str, path: &Path, e: &io::Error) -> Failure {
+    if full(e) {
+        return failed(Code::JournalUnwritable, act, path, e)
+            .remedy("free space on that file system, or mount it writable; the runtime tries again");
+    }
+    failed(Code::Io, act, path, e)
+}
+
+/// No space, no inode, no quota, or mounted read-only.
+pub fn full(e: &io::Error) -> bool {
+    let errno = e.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::ENOSPC | Errno::EROFS | Errno::EDQUOT))
+}
+
+/// A directory for root alone, with its parents.
+pub fn make_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Writes a file under a temporary name and renames it, so that no reader ever sees a part of it. Not synced. The
+/// directory is made if it is not there: it may vanish between the two calls when somebody else empties it.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = temporary(path);
+    for _ in 0..100 {
+        match write_and_rename(&temporary, path, bytes) {
+            Err(e) if e.kind() == ErrorKind::NotFound => match make_dir(parent(path)) {
+                // std's word for one that was there and is gone before it looks again.
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                made => made?,
+            },
+            Err(e) => {
+                // What there is of it takes space that others need, and is worth nothing.
+                let _ = fs::remove_file(&temporary);
+                return Err(e);
+            }
+            Ok(()) => return Ok(()),
+        }
+    }
+    Err(io::Error::other("the directory is removed again and again"))
+}
+
+fn write_and_rename(temporary: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(temporary)?;
+    file.write_all(bytes)?;
+    failpoint::hit("store: temporary file written");
+    fs::rename(temporary, path)?;
+    failpoint::hit("store: file renamed");
+    Ok(())
+}
+
+/// Ends in `.new`, which no finished file does; the process id keeps two writers apart.
+fn temporary(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    name.into()
+}
+
+pub fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("."))
+}
+
+/// `None` where there is no such file (or its name is too long for one).
+pub fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Removes a file; `false` if it was gone already.
+pub fn remove_file(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => {
+            failpoint::hit("store: file removed");
+            Ok(true)
+        }
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// The names in a directory; a missing one is empty.
+pub fn names(dir: &Path) -> Outcome<Vec<String>> {
+    let list = || -> io::Result<Vec<String>> {
+        match fs::read_dir(dir) {
+            Ok(entries) => entries.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect(),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            Err(e) => Err(e),
+        }
+    };
+    list().map_err(|e| failed(Code::Io, "list", dir, &e))
+}
