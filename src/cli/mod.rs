@@ -1,1 +1,100 @@
-//! (room cli)
+//! The command line: flags in, text and an exit code out. No rule of the domain lives here.
+//!
+//! ```text
+//! 0  done; for the lab: every ping came through, and the refusal came
+//! 1  something failed
+//! 2  the command line is wrong
+//! 3  the lab left something out that this machine or user cannot show; nothing failed
+//! ```
+
+mod lab;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{ArgAction, Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
+
+/// Puts KubeVirt machines and pods onto the Linux bridges that a node already has.
+///
+/// Called by a container runtime, without an argument and with CNI_COMMAND set, it is a CNI plugin. With arguments it is
+/// this command line.
+#[derive(Debug, Parser)]
+#[command(name = "trestle", version, disable_help_subcommand = true)]
+struct Args {
+    /// Tell on standard error what is being done; twice: in detail
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Lab(lab::LabArgs),
+    /// Print the version
+    Version,
+}
+
+/// `args` with the program's name first, as the process got them.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = match Args::try_parse_from(args) {
+        Ok(args) => args,
+        Err(e) => {
+            // Help and version come this way too, for standard output and with 0.
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+        }
+    };
+    log(args.verbose);
+    let outcome = match args.command {
+        Command::Version => print(&format!("trestle {}", env!("CARGO_PKG_VERSION"))).map(|()| ExitCode::SUCCESS),
+        Command::Lab(args) => lab::run(args),
+    };
+    outcome.unwrap_or_else(|e| {
+        // Nowhere is left to say that standard error is closed.
+        let _ = writeln!(std::io::stderr(), "trestle: {e:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn print(line: &str) -> anyhow::Result<()> {
+    Ok(writeln!(std::io::stdout(), "{line}")?)
+}
+
+fn log(verbose: u8) {
+    let level = match verbose {
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        _ => LevelFilter::DEBUG,
+    };
+    // Without colour: asking tracing-subscriber for it is a panic where it is built without its feature `ansi`.
+    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false);
+    // Only a second call could fail.
+    let _ = builder.without_time().with_target(false).try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_description_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn mistakes_are_told() {
+        for bad in [&["trestle"][..], &["trestle", "lub"], &["trestle", "lab", "--guest", "xen"], &["trestle", "-x"]] {
+            let e = Args::try_parse_from(bad).unwrap_err();
+            assert!(e.use_stderr(), "{bad:?}");
+        }
+        for good in [&["trestle", "--help"][..], &["trestle", "--version"], &["trestle", "lab", "--help"]] {
+            assert!(!Args::try_parse_from(good).unwrap_err().use_stderr(), "{good:?}");
+        }
+        assert!(matches!(Args::try_parse_from(["trestle", "version"]).unwrap().command, Command::Version));
+    }
+}
