@@ -6,9 +6,22 @@ mod cni;
 mod failpoint;
 mod ipam;
 mod lab;
+mod logging;
 mod net;
 mod plan;
+mod plugin;
+mod resolve;
 mod store;
 mod types;
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os();
+    let program = plugin::program_name(args.next());
+    if args.next().is_some() {
+        return cli::run(std::env::args_os());
+    }
+    let env = |key: &str| std::env::var_os(key);
+    plugin::run(&program, &env, &mut std::io::stdin().lock(), &mut std::io::stdout().lock())
+}

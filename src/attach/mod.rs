@@ -1,1 +1,191 @@
-//! (room attach)
+//! Carries out a [`crate::plan::Plan`], and undoes it: ADD, CHECK, DEL and GC of attachments.
+//!
+//! ```text
+//! facts ─→ plan ─→ journal ─→ link ─→ guard ─→ IPAM ─→ addresses, up ─→ verify ─→ result
+//!                     └────────────── on failure, DEL or GC: undo, from the record ┘
+//! ```
+//! Decides no rule (plan does), knows no wire format (cni does), and speaks to the kernel through net alone. What was
+//! made is in the journal before it is made; DEL and GC need nothing else.
+
+mod address;
+mod asked;
+mod bridge;
+mod check;
+mod del;
+mod delegate;
+mod facts;
+mod gateway;
+mod gc;
+mod guest;
+mod ipam;
+mod macvlan;
+mod record;
+mod status;
+#[cfg(test)]
+mod tests;
+mod undo;
+mod wire;
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::cni::{AddResult, Call, Dns};
+use crate::net::{Namespace, Netlink, Settings};
+use crate::plan::{Asker, PodFacts, conf, dropin};
+use crate::store::{ContainerLock, Dirs, Journal, NodeConfig};
+use crate::types::{AttachmentId, Code, ContainerId, Failure, IfName, Outcome, Role};
+
+use record::Place;
+
+pub use del::del;
+pub use gc::gc;
+pub use status::status;
+
+/// How long a call waits for another one of the same container. A runtime gives up after minutes, not seconds.
+const LOCK_WAIT: Duration = Duration::from_secs(20);
+
+/// What a configuration's `type` asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Type {
+    Trestle,
+    Bridge,
+    Macvlan,
+}
+
+/// One call, with what is known around it.
+#[derive(Debug)]
+pub struct Job<'a> {
+    pub call: &'a Call,
+    pub dirs: &'a Dirs,
+    pub node: &'a NodeConfig,
+    pub facts: &'a PodFacts,
+    pub container: &'a ContainerId,
+    pub ifname: &'a IfName,
+    /// When this process started, on the boot clock in nanoseconds.
+    pub started: u64,
+}
+
+impl<'a> Job<'a> {
+    fn journal(&self) -> Journal<'a> {
+        Journal(self.dirs)
+    }
+
+    fn id(&self, role: Role) -> AttachmentId {
+        AttachmentId { container: self.container.clone(), ifname: self.ifname.clone(), role }
+    }
+
+    fn asker(&self) -> Asker<'a> {
+        Asker { container: self.container, ifname: self.ifname, network: self.call.name.as_str(), facts: self.facts }
+    }
+
+    fn lock(&self) -> Outcome<ContainerLock> {
+        ContainerLock::lock(self.dirs, self.container, LOCK_WAIT)
+    }
+
+    /// The namespace that the runtime names.
+    fn pod_namespace(&self) -> Outcome<Namespace> {
+        let Some(path) = &self.call.netns else { return Err(Failure::new(Code::Environment, "CNI_NETNS not set")) };
+        Ok(Namespace::open(path)?)
+    }
+}
+
+/// Both sides of an attachment, opened.
+struct Sides {
+    host: Namespace,
+    host_links: Netlink,
+    pod: Namespace,
+    pod_links: Netlink,
+    pod_settings: Settings,
+}
+
+impl Sides {
+    fn open(job: &Job<'_>) -> Outcome<Self> {
+        let pod = job.pod_namespace()?;
+        let host = Namespace::own()?;
+        let (pod_links, pod_settings) = pod.enter_once()?;
+        Ok(Self { host_links: host.netlink()?, host, pod, pod_links, pod_settings })
+    }
+
+    /// For the journal.
+    fn place(&self, job: &Job<'_>) -> Outcome<Place> {
+        Ok(Place {
+            pod: job.facts.pod.clone(),
+            netns: job.call.netns.clone().unwrap_or_default(),
+            boot: job.dirs.boot_id()?,
+            pod_ns: self.pod.id()?,
+            host_ns: self.host.id()?,
+        })
+    }
+}
+
+/// What a call is about, once its configuration is read.
+enum Asked {
+    Wire(WireConf),
+    Bind(conf::BindConf),
+}
+
+/// Configuration of a wire, by `type`.
+enum WireConf {
+    Trestle(Box<conf::Attachment>),
+    Bridge(Box<dropin::BridgeConf>),
+    Macvlan(Box<dropin::MacvlanConf>),
+}
+
+impl WireConf {
+    fn parse(call: &Call, ty: Type) -> Outcome<Asked> {
+        Ok(Asked::Wire(match ty {
+            Type::Trestle => match conf::parse(call)? {
+                conf::Conf::Attachment(a) => Self::Trestle(a),
+                conf::Conf::Bind(b) => return Ok(Asked::Bind(b)),
+            },
+            Type::Bridge => Self::Bridge(Box::new(dropin::bridge(call)?)),
+            Type::Macvlan => Self::Macvlan(Box::new(dropin::macvlan(call)?)),
+        }))
+    }
+
+    fn ipam(&self) -> Option<&Map<String, Value>> {
+        match self {
+            Self::Trestle(c) => c.ipam.as_ref(),
+            Self::Bridge(c) => c.ipam.as_ref(),
+            Self::Macvlan(c) => c.ipam.as_ref(),
+        }
+    }
+
+    fn dns(&self) -> &Dns {
+        match self {
+            Self::Trestle(c) => &c.dns,
+            Self::Bridge(c) => &c.dns,
+            Self::Macvlan(c) => &c.dns,
+        }
+    }
+
+    /// Addresses that a pod asked for, though the network has no IPAM.
+    fn bare_ips(&self) -> bool {
+        matches!(self, Self::Trestle(c) if c.bare_ips)
+    }
+}
+
+pub async fn add(job: &Job<'_>, ty: Type) -> Outcome<AddResult> {
+    let asked = WireConf::parse(job.call, ty)?;
+    let _lock = job.lock()?;
+    if job.journal().superseded(job.container, job.started) {
+        return Err(Failure::new(
+            Code::Superseded,
+            format!("container {} was deleted after this ADD had started", job.container),
+        ));
+    }
+    match asked {
+        Asked::Bind(conf) => guest::add(job, &conf).await,
+        Asked::Wire(conf) => wire::add(job, &conf).await,
+    }
+}
+
+pub async fn check(job: &Job<'_>, ty: Type) -> Outcome<()> {
+    let asked = WireConf::parse(job.call, ty)?;
+    let _lock = job.lock()?;
+    match asked {
+        Asked::Bind(_) => guest::check(job).await,
+        Asked::Wire(conf) => check::wire(job, &conf).await,
+    }
+}

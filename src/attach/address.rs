@@ -1,0 +1,202 @@
+//! Addresses, routes and settings of the pod's end. It goes up here, as the last thing that is done to it.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use ipnetwork::IpNetwork;
+
+use crate::cni::{self, IpConfig};
+use crate::failpoint::hit;
+use crate::ipam::Lease;
+use crate::net::{Family, LinkChange, NetResult, Netlink, NewAddress, Route, Settings};
+use crate::plan::Form;
+use crate::types::{Code, Failure, IfName, Outcome};
+
+/// How long duplicate address detection may take before routes over IPv6 are set.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// The pod's end of a wire.
+pub struct Target<'a> {
+    pub settings: &'a Settings,
+    pub links: &'a Netlink,
+    pub index: u32,
+    pub ifname: &'a IfName,
+}
+
+/// Returns the routes as they belong into the result.
+pub async fn configure(target: &Target<'_>, form: Form, lease: &Lease, up: bool) -> Outcome<Vec<cni::Route>> {
+    let any_v6 = lease.ips.iter().any(|ip| ip.address.is_ipv6());
+    let settings = settings(form, !lease.ips.is_empty(), any_v6);
+    apply(target.settings, target.ifname.as_str(), &settings)?;
+    for ip in &lease.ips {
+        target.links.add_address(target.index, &address(ip, form)).await?;
+        hit("address");
+    }
+    if !up {
+        return Ok(lease.routes.clone());
+    }
+    target.links.set_link(target.index, &LinkChange { up: Some(true), ..LinkChange::default() }).await?;
+    hit("pod up");
+    if form == Form::Vm {
+        // They are the guest's: in the pod they could only lead its packets astray.
+        return Ok(lease.routes.clone());
+    }
+    if lease.ips.iter().any(|ip| ip.gateway.is_some_and(|g| g.is_ipv6())) {
+        settle(target).await?;
+    }
+    set_routes(target, form, lease).await
+}
+
+/// One sysctl of a link; `link` is absent where it is the pod's end itself.
+struct Setting {
+    family: Family,
+    link: Option<&'static str>,
+    knob: &'static str,
+    value: &'static str,
+}
+
+const fn v4(knob: &'static str, value: &'static str) -> Setting {
+    Setting { family: Family::V4, link: None, knob, value }
+}
+
+const fn v6(knob: &'static str, value: &'static str) -> Setting {
+    Setting { family: Family::V6, link: None, knob, value }
+}
+
+fn settings(form: Form, with_ipam: bool, any_v6: bool) -> Vec<Setting> {
+    let mut list = match form {
+        // Each of them would send a frame with the guest's MAC: on the target of a migration the LAN's switches would
+        // then believe the guest to be here already.
+        Form::Vm => return silence(),
+        Form::Lan { accept_ra } => {
+            let mut list = vec![v4("arp_notify", "1"), v6("accept_ra_defrtr", if accept_ra { "1" } else { "0" })];
+            if accept_ra {
+                // 2: also where the pod forwards.
+                list.push(v6("accept_ra", "2"));
+            }
+            list
+        }
+        Form::ReferenceBridge { enable_dad } if with_ipam => {
+            let mut list = vec![v4("arp_notify", "1"), v6("accept_dad", if enable_dad { "1" } else { "0" })];
+            if enable_dad {
+                list.push(v6("enhanced_dad", "1"));
+            }
+            list
+        }
+        Form::ReferenceMacvlan if with_ipam => vec![v4("arp_notify", "1"), v6("ndisc_notify", "1")],
+        Form::ReferenceBridge { .. } | Form::ReferenceMacvlan => Vec::new(),
+    };
+    if any_v6 {
+        list.push(Setting { link: Some("lo"), ..v6("disable_ipv6", "0") });
+        list.push(v6("disable_ipv6", "0"));
+        list.push(v6("keep_addr_on_down", "1"));
+        if let Form::Lan { .. } = form {
+            // Set without asking (see `address`), so the neighbours are told.
+            list.push(v6("ndisc_notify", "1"));
+        }
+    }
+    list
+}
+
+/// No frame of the pod's own stack leaves by such a link: no IPv6 at all, no ARP of its own, no answer to ARP.
+fn silence() -> Vec<Setting> {
+    vec![v6("disable_ipv6", "1"), v4("arp_notify", "0"), v4("arp_ignore", "8")]
+}
+
+/// A kernel without IPv6 has no knobs for it, and needs none.
+fn apply(settings: &Settings, link: &str, list: &[Setting]) -> NetResult<()> {
+    for s in list {
+        settings.write(s.family, s.link.unwrap_or(link), s.knob, s.value)?;
+    }
+    Ok(())
+}
+
+/// Makes the pod's own stack fall silent on a link.
+pub fn fall_silent(settings: &Settings, link: &str) -> NetResult<()> {
+    apply(settings, link, &silence())
+}
+
+fn address(ip: &IpConfig, form: Form) -> NewAddress {
+    let nodad = matches!(form, Form::Lan { .. }) && ip.address.is_ipv6();
+    NewAddress { net: ip.address, broadcast: broadcast(ip.address), nodad, valid_seconds: None }
+}
+
+/// None where the subnet has no broadcast address (RFC 3021).
+pub fn broadcast(net: IpNetwork) -> Option<Ipv4Addr> {
+    match net {
+        IpNetwork::V4(n) if n.prefix() <= 30 => Some(n.broadcast()),
+        _ => None,
+    }
+}
+
+/// Waits until no IPv6 address is tentative any more: a route over one would be refused.
+async fn settle(target: &Target<'_>) -> Outcome<()> {
+    let (start, mut pause) = (Instant::now(), Duration::from_millis(1));
+    loop {
+        let addresses = target.links.addresses(target.index).await?;
+        let v6 = || addresses.iter().filter(|a| a.net.is_ipv6());
+        if let Some(a) = v6().find(|a| a.dadfailed) {
+            return Err(Failure::new(
+                Code::AddressInUse,
+                format!("{}: somebody on the network has the address {} already", target.ifname, a.net.ip()),
+            )
+            .remedy("use another address"));
+        }
+        if !v6().any(|a| a.tentative) || start.elapsed() > SETTLE {
+            return Ok(());
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+async fn set_routes(target: &Target<'_>, form: Form, lease: &Lease) -> Outcome<Vec<cni::Route>> {
+    let mut set = Vec::with_capacity(lease.routes.len());
+    for route in &lease.routes {
+        let v6 = route.dst.is_ipv6();
+        if matches!(form, Form::Lan { .. })
+            && route.dst.prefix() == 0
+            && is_main(route.table)
+            && has_default(target, v6).await?
+        {
+            tracing::info!(interface = %target.ifname, "the pod has a default route already: {} is not set", route.dst);
+            continue;
+        }
+        let gateway = route.gw.or_else(|| lease.ips.iter().filter_map(|ip| ip.gateway).find(|g| g.is_ipv6() == v6));
+        target.links.add_route(&kernel_route(route, gateway, target.index)).await?;
+        hit("route");
+        set.push(route.clone());
+    }
+    Ok(set)
+}
+
+async fn has_default(target: &Target<'_>, v6: bool) -> NetResult<bool> {
+    let routes = target.links.routes(v6).await?;
+    Ok(routes.iter().any(|r| r.dst.prefix() == 0 && is_main(r.table) && r.link != target.index))
+}
+
+/// RT_TABLE_MAIN.
+fn is_main(table: Option<u32>) -> bool {
+    matches!(table, None | Some(254))
+}
+
+fn kernel_route(route: &cni::Route, gateway: Option<IpAddr>, link: u32) -> Route {
+    Route {
+        // A route's destination has no host bits; a configuration may have some.
+        dst: network(route.dst),
+        gateway,
+        link,
+        table: route.table,
+        priority: route.priority,
+        scope: route.scope,
+        source: None,
+        mtu: route.mtu,
+        advmss: route.advmss,
+        kernel: false,
+    }
+}
+
+/// An address with its host bits cleared.
+pub fn network(net: IpNetwork) -> IpNetwork {
+    IpNetwork::new(net.network(), net.prefix()).unwrap_or(net)
+}

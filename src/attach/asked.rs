@@ -1,0 +1,82 @@
+//! Addresses that are asked for: `runtimeConfig.ips`, `args.cni.ips`, `IP` in CNI_ARGS. For `type: trestle` the first of
+//! the three that says anything counts alone; the plugins whose place the drop-ins take add them up.
+
+use serde_json::{Map, Value, json};
+
+use crate::cni::{Args, Call, json};
+
+/// What is left of a configuration and its CNI_ARGS.
+pub type Heard = (Map<String, Value>, Args);
+
+/// Of CNI_ARGS an IPAM gets what is its own: of the others the caller has made sure already.
+pub fn first(call: &Call) -> Heard {
+    let mut conf = call.conf.clone();
+    if has_ips(section(&conf, &["runtimeConfig"])) {
+        forget_args(&mut conf);
+        return (conf, Args::default());
+    }
+    if has_ips(section(&conf, &["args", "cni"])) {
+        return (conf, Args::default());
+    }
+    let own: Vec<String> =
+        call.args.pairs().filter(|(k, _)| matches!(*k, "IP" | "GATEWAY")).map(|(k, v)| format!("{k}={v}")).collect();
+    (conf, Args::new(own.join(";")))
+}
+
+/// The same for host-local, which takes one address in CNI_ARGS, where a meta plugin puts a list, and has gateways of
+/// its own.
+pub fn first_for_host_local(call: &Call) -> Heard {
+    let (mut conf, args) = first(call);
+    let ips: Vec<&str> =
+        args.get("IP").into_iter().flat_map(|ips| ips.split(',')).map(str::trim).filter(|ip| !ip.is_empty()).collect();
+    if !ips.is_empty() {
+        forget_args(&mut conf);
+        conf.insert("args".into(), json!({"cni": {"ips": ips}}));
+    }
+    (conf, Args::default())
+}
+
+fn section<'a>(conf: &'a Map<String, Value>, path: &[&str]) -> Option<&'a Map<String, Value>> {
+    path.iter().try_fold(conf, |map, key| json::get(map, key)?.as_object())
+}
+
+fn has_ips(section: Option<&Map<String, Value>>) -> bool {
+    section.and_then(|s| json::get(s, "ips")).and_then(Value::as_array).is_some_and(|ips| !ips.is_empty())
+}
+
+fn forget_args(conf: &mut Map<String, Value>) {
+    conf.retain(|key, _| !key.eq_ignore_ascii_case("args"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attach::tests::call;
+
+    fn heard(conf: Value, args: &str) -> (Value, Value, String) {
+        let call = call(&conf, &[("CNI_ARGS", args)]);
+        let (conf, args) = first(&call);
+        let (for_host_local, none) = first_for_host_local(&call);
+        assert_eq!(none, Args::default());
+        (Value::Object(conf), Value::Object(for_host_local), args.as_str().to_owned())
+    }
+
+    #[test]
+    fn the_first_way_that_says_anything_counts_alone() {
+        let conf = |runtime: Value, args: Value| json!({"name": "lan", "bridge": "br0", "runtimeConfig": {"ips": runtime, "mac": "m"}, "ARGS": {"cni": {"ips": args}}});
+        let (both, _, args) = heard(conf(json!(["10.0.0.1"]), json!(["10.0.0.2"])), "IP=10.0.0.3;IgnoreUnknown=1");
+        assert_eq!(both["runtimeConfig"], json!({"ips": ["10.0.0.1"], "mac": "m"}));
+        assert_eq!((both.get("ARGS"), args.as_str()), (None, ""));
+        let (second, local, args) = heard(conf(json!([]), json!(["10.0.0.2"])), "IP=10.0.0.3;GATEWAY=10.0.0.9");
+        assert_eq!((&second["ARGS"], args.as_str()), (&json!({"cni": {"ips": ["10.0.0.2"]}}), ""));
+        assert_eq!(second, local);
+        let (_, local, args) = heard(
+            conf(json!(null), json!([])),
+            "IgnoreUnknown=1;K8S_POD_NAME=web;IP=10.0.0.3, 10.0.0.4;GATEWAY=10.0.0.9",
+        );
+        assert_eq!(args, "IP=10.0.0.3, 10.0.0.4;GATEWAY=10.0.0.9", "of a pod's name IPAM knows nothing");
+        assert_eq!(local["args"], json!({"cni": {"ips": ["10.0.0.3", "10.0.0.4"]}}));
+        let (plain, local, args) = heard(json!({"name": "lan"}), "");
+        assert_eq!((plain, args.as_str()), (local, ""));
+    }
+}

@@ -1,0 +1,117 @@
+//! What the journal keeps of an attachment: enough to undo it without anybody's help.
+//!
+//! Written with what is intended before the first kernel change, and once more when the kernel has numbered the links.
+
+use std::path::PathBuf;
+
+use ipnetwork::IpNetwork;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::ipam::StoreLocation;
+use crate::net::{Namespace, NetResult, NsId};
+use crate::store::{Dirs, Entry};
+use crate::types::{Code, Failure, IfName, Mac, Outcome, PodRef, VlanId};
+
+/// The record of an entry, in the form that its role has.
+pub fn read<T: DeserializeOwned>(entry: &Entry) -> Outcome<T> {
+    T::deserialize(&entry.record).map_err(|e| {
+        Failure::new(Code::JournalBroken, format!("{}: the record in the journal cannot be read: {e}", entry.id))
+            .remedy("a newer trestle wrote it, or somebody edited it")
+    })
+}
+
+/// Where an attachment was made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Place {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodRef>,
+    pub netns: PathBuf,
+    /// Of the machine. Cookies begin anew with the kernel, so they say nothing of another boot's namespaces.
+    #[serde(default)]
+    pub boot: String,
+    pub pod_ns: NsId,
+    pub host_ns: NsId,
+}
+
+impl Place {
+    /// Whether it was in the boot that goes on. What was in an earlier one is gone with its kernel.
+    pub fn of_this_boot(&self, dirs: &Dirs) -> bool {
+        self.boot.is_empty() || dirs.boot_id().map_or(true, |boot| boot == self.boot)
+    }
+
+    /// Whether this namespace is the pod's.
+    pub fn is_in(&self, pod: &Namespace, dirs: &Dirs) -> NetResult<bool> {
+        Ok(self.of_this_boot(dirs) && pod.id()? == self.pod_ns)
+    }
+}
+
+/// Entry of role `wire`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Wire {
+    #[serde(flatten)]
+    pub place: Place,
+    pub link: WireLink,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_index: Option<u32>,
+    pub pod_mac: Option<Mac>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipam: Option<Ipam>,
+    /// A VM's: KubeVirt may rename the pod's end and change its MAC.
+    #[serde(default)]
+    pub vm: bool,
+    #[serde(default)]
+    pub masquerade: bool,
+    #[serde(default)]
+    pub macspoofchk: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WireLink {
+    Bridge {
+        bridge: IfName,
+        host: IfName,
+        host_index: Option<u32>,
+        native: Option<VlanId>,
+        tagged: Vec<VlanId>,
+        #[serde(default)]
+        hairpin: bool,
+        #[serde(default)]
+        isolated: bool,
+    },
+    Macvlan {
+        master_index: u32,
+        mode: String,
+    },
+}
+
+/// What releases the addresses.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ipam {
+    HostLocal(StoreLocation),
+    /// A plugin that is run from `CNI_PATH`: its DEL wants what its ADD got.
+    Foreign {
+        plugin: String,
+        conf: Map<String, Value>,
+        args: String,
+        path: Vec<PathBuf>,
+    },
+}
+
+/// Entry of role `bind`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Bind {
+    #[serde(flatten)]
+    pub place: Place,
+    pub network: String,
+    /// The pod's link that the tap is joined to.
+    pub link: u32,
+    pub tap: IfName,
+    pub tap_index: Option<u32>,
+    pub multi_queue: bool,
+    /// Addresses that were on the link: CHECK of the wire counts them as present.
+    pub addresses: Vec<IpNetwork>,
+}

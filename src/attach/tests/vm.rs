@@ -1,0 +1,365 @@
+//! A machine's network: silent wire, bind step, and what KubeVirt does to them in between.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde_json::json;
+
+use super::*;
+use crate::net::testing::frame;
+use crate::net::{LinkKind, tap};
+use crate::plan::hex;
+use crate::types::{Code, IfName};
+
+/// What KubeVirt calls the links of a network named `lan`.
+const POD_LINK: &str = "pod094a367b026";
+const TAP: &str = "tap094a367b026";
+/// Of the machine `db` in `default`, without a seed.
+const DERIVED: &str = "42:22:13:8e:bc:3d";
+
+/// The wire's ADD as Multus makes it for KubeVirt.
+fn wire<'a>(node: &'a Node, pod: &Pod) -> At<'a> {
+    At { ifname: POD_LINK, ..node.at(pod).of_vm() }
+}
+
+/// The bind step's: KubeVirt's NAD has neither bridge nor master, and Multus makes up an interface name.
+fn bind<'a>(node: &'a Node, pod: &Pod) -> At<'a> {
+    let args = json!({"cni": {"logicNetworkName": "lan"}});
+    At { ifname: "net2", ..node.at(pod).of_vm() }
+        .with(json!({"name": "trestle-binding", "bridge": null, "ipam": null, "args": args}))
+}
+
+/// A port of the bridge where a test hears what is flooded, but for what the bridge itself says.
+struct Ear {
+    tap: File,
+    deaf_to: String,
+}
+
+impl Ear {
+    fn on(node: &Node) -> Self {
+        let name = "ear0".parse().unwrap();
+        node.run(|| tap::create_tap(&name, false, 0, 0).unwrap());
+        let tap = node.run(|| open(&name));
+        node.sh("ip link set ear0 master br0 up");
+        // Host ends of ours never give it another one.
+        let bridge = node.link("br0").mac.unwrap();
+        Self { tap: tap.into(), deaf_to: hex(&bridge.bytes()) }
+    }
+
+    /// The first frame within this time, as hexadecimal digits.
+    fn hears(&mut self, wait: Duration) -> Option<String> {
+        let (end, mut frame) = (Instant::now() + wait, [0; 2048]);
+        loop {
+            let left = PollTimeout::try_from(end.saturating_duration_since(Instant::now())).unwrap();
+            let mut ready = [PollFd::new(self.tap.as_fd(), PollFlags::POLLIN)];
+            // A thread that ends may interrupt it.
+            match poll(&mut ready, left) {
+                Err(Errno::EINTR) => {}
+                done if done.unwrap() == 0 => return None,
+                _ => {
+                    let len = self.tap.read(&mut frame).unwrap();
+                    let frame = hex(&frame[..len]);
+                    if frame[12..24] != self.deaf_to {
+                        return Some(frame);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A child of another test that is about to start its program holds all descriptors for a moment, and a tap has one
+/// reader.
+fn open(name: &IfName) -> OwnedFd {
+    loop {
+        match tap::open_tap(name) {
+            Err(e) if e.is(Errno::EBUSY) => std::thread::sleep(Duration::from_millis(1)),
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
+/// Whether a frame with this text is heard. It is said again and again: a tap that is opened has its carrier at once,
+/// but sends only a moment later.
+fn crosses(voice: &mut Ear, ear: &mut Ear, text: &str) -> bool {
+    let frame = frame(text);
+    (0..50).any(|_| {
+        voice.tap.write_all(&frame).unwrap();
+        std::iter::from_fn(|| ear.hears(Duration::from_millis(100))).any(|heard| heard == hex(&frame))
+    })
+}
+
+#[test]
+fn not_one_frame_comes_from_a_machines_pod() {
+    let node = Node::new();
+    let mut ear = Ear::on(&node);
+    let plain = node.pod("plain");
+    let control = node.at(&plain);
+    control.add().unwrap();
+    assert!(ear.hears(Duration::from_secs(2)).is_some(), "a plain pod announces itself");
+    control.del().unwrap();
+    while ear.hears(Duration::from_millis(300)).is_some() {}
+
+    let pod = node.pod("machine");
+    let (wire, bind) = (At { container: "c2", ..wire(&node, &pod) }, At { container: "c2", ..bind(&node, &pod) });
+    wire.add().unwrap();
+    assert_eq!(pod.addresses(POD_LINK).len(), 1, "with IPAM the address is on the link");
+    assert_eq!(ear.hears(Duration::from_secs(2)), None, "after the wire");
+    bind.add().unwrap();
+    assert_eq!(ear.hears(Duration::from_secs(2)), None, "after the bind step");
+    for link in [POD_LINK, TAP] {
+        assert_eq!(pod.sysctl(&format!("ipv6/conf/{link}/disable_ipv6")), "1");
+        assert_eq!(pod.sysctl(&format!("ipv4/conf/{link}/arp_notify")), "0");
+        assert_eq!(pod.sysctl(&format!("ipv4/conf/{link}/arp_ignore")), "8");
+    }
+}
+
+#[test]
+fn nobody_answers_for_the_guest() {
+    let node = Node::new();
+    node.sh("ip addr add 10.1.2.200/24 dev br0");
+    let pod = node.pod("machine");
+    wire(&node, &pod).add().unwrap();
+    assert_eq!(pod.addresses(POD_LINK), ["10.1.2.2/24"]);
+    node.run(|| {
+        let voice = std::net::UdpSocket::bind("10.1.2.200:0").unwrap();
+        let _ = voice.send_to(b"?", "10.1.2.2:9");
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    let neighbours = node.sh("ip neigh show 10.1.2.2");
+    assert!(!neighbours.contains("lladdr"), "the pod's stack answered a question for the guest: {neighbours}");
+}
+
+#[test]
+fn the_machines_wire_and_its_bind_step() {
+    let node = Node::new();
+    let pod = node.pod("machine");
+    let (wire, bind) = (wire(&node, &pod), bind(&node, &pod));
+    let mut with_routes = node.host_local(json!({"subnet": "10.1.2.0/24"}));
+    with_routes["routes"] = json!([{"dst": "0.0.0.0/0"}]);
+    let wire = wire.with(json!({"ipam": with_routes}));
+    let result = wire.add().unwrap();
+    let sandboxes: Vec<&str> =
+        result.interfaces.iter().filter(|i| i.sandbox.is_some()).map(|i| i.name.as_str()).collect();
+    assert_eq!(sandboxes, [POD_LINK]);
+    assert_eq!(result.interfaces[2].mac.as_deref(), Some(DERIVED));
+    assert_eq!(pod.link(POD_LINK).mac.unwrap().to_string(), DERIVED);
+    assert_eq!(node.link(&result.interfaces[1].name).mac.unwrap().bytes()[0], 0xfe);
+    assert_eq!(result.routes.len(), 1, "for the guest");
+    assert!(!pod.sh("ip route").contains("default"), "not for the pod");
+    wire.check(&result).unwrap();
+
+    assert_eq!(bind.add().unwrap(), AddResult::default());
+    assert_eq!(pod.links(), [POD_LINK, TAP], "no link bears the interface's name");
+    let tap = pod.link(TAP);
+    let expected = LinkKind::Tun { owner: Some(107), group: Some(107), tap: true, persist: true, multi_queue: false };
+    assert_eq!((tap.kind.clone(), tap.up, tap.mtu), (expected, true, 1500));
+    assert!(pod.addresses(POD_LINK).is_empty());
+    let entry = node.entry("c1", "net2", Role::Bind).unwrap();
+    assert_eq!(entry.record["addresses"], json!(["10.1.2.2/24"]));
+    wire.check(&result).unwrap();
+    bind.check(&AddResult::default()).unwrap();
+    assert_eq!(bind.add().unwrap_err().code, Code::AlreadyAttached);
+
+    bind.del().unwrap();
+    assert_eq!(pod.links(), [POD_LINK]);
+    assert!(!pod.sh(&format!("tc qdisc show dev {POD_LINK}")).contains("ingress"));
+    assert_eq!(node.taken("lan"), ["10.1.2.2"], "the bind step has no address to release");
+    bind.del().unwrap();
+    wire.del().unwrap();
+    assert_eq!((pod.links().len(), node.taken("lan").len(), node.entries()), (0, 0, 0));
+}
+
+#[test]
+fn any_order_of_deletion_works_and_one_without_an_add_too() {
+    let node = Node::new();
+    let pod = node.pod("machine");
+    let (wire, bind) = (wire(&node, &pod), bind(&node, &pod));
+    bind.del().unwrap();
+    wire.add().unwrap();
+    bind.add().unwrap();
+    wire.del().unwrap();
+    assert_eq!(pod.links(), [TAP]);
+    bind.del().unwrap();
+    assert_eq!((pod.links().len(), node.taken("lan").len(), node.entries()), (0, 0, 0));
+}
+
+#[test]
+fn frames_cross_between_bridge_and_tap() {
+    let node = Node::new();
+    let mut ear = Ear::on(&node);
+    let pod = node.pod("machine");
+    wire(&node, &pod).with(json!({"ipam": null})).add().unwrap();
+    bind(&node, &pod).add().unwrap();
+    let tap = pod.ns.enter(|| open(&TAP.parse().unwrap())).unwrap();
+    let mut guest = Ear { tap: tap.into(), deaf_to: String::new() };
+    assert!(crosses(&mut guest, &mut ear, "hello"), "the guest's frame comes out at the bridge");
+    assert!(crosses(&mut ear, &mut guest, "world"), "and the LAN's at the guest");
+}
+
+/// As KubeVirt's `bridge: {}` leaves the pod: the veth has another name and MAC, and a link of its own has the name.
+/// This kernel has no dummy; another veth stands in for it.
+fn as_kubevirt_does(pod: &Pod) {
+    pod.sh(&format!(
+        "ip link set {POD_LINK} down; ip addr flush dev {POD_LINK}; ip link set {POD_LINK} name 094a367b026-nic
+         ip link set 094a367b026-nic address 02:11:22:33:44:55 up
+         ip link add k6t-094a367b026 type bridge; ip link set 094a367b026-nic master k6t-094a367b026
+         ip link add {POD_LINK} type veth peer name stand-in"
+    ));
+}
+
+#[test]
+fn a_wire_is_known_whatever_kubevirt_calls_it() {
+    let node = Node::new();
+    let pod = node.pod("machine");
+    let wire = wire(&node, &pod);
+    let result = wire.add().unwrap();
+    as_kubevirt_does(&pod);
+    wire.check(&result).unwrap();
+    node.sh(&format!("ip link set {} nomaster", result.interfaces[1].name));
+    assert!(wire.finds(&result).contains("is no port of bridge br0"));
+    wire.del().unwrap();
+    assert_eq!((node.taken("lan").len(), node.entries()), (0, 0));
+    assert_eq!(node.links(), ["eno1", "br0"]);
+    assert_eq!(pod.links(), ["k6t-094a367b026", "stand-in", POD_LINK], "what is KubeVirt's stays");
+}
+
+#[test]
+fn without_the_journal_the_renamed_link_is_found_by_kubevirts_name() {
+    let node = Node::new();
+    let pod = node.pod("machine");
+    let wire = wire(&node, &pod).drop_in(Type::Bridge).with(json!({"type": "bridge"}));
+    wire.add().unwrap();
+    pod.sh(&format!("ip link set {POD_LINK} down; ip link set {POD_LINK} name 094a367b026-nic"));
+    std::fs::remove_dir_all(node.dirs.run.join("journal")).unwrap();
+    wire.del().unwrap();
+    assert_eq!((pod.links().len(), node.taken("lan").len()), (0, 0));
+}
+
+#[test]
+fn a_renamed_wire_is_bound_by_the_journals_number() {
+    let node = Node::new();
+    let pod = node.pod("machine");
+    wire(&node, &pod).add().unwrap();
+    pod.sh(&format!("ip link set {POD_LINK} down; ip link set {POD_LINK} name 094a367b026-nic"));
+    let bind = bind(&node, &pod);
+    bind.add().unwrap();
+    let record = node.entry("c1", "net2", Role::Bind).unwrap().record;
+    assert_eq!(record["link"], json!(pod.link("094a367b026-nic").index));
+    assert!(pod.link("094a367b026-nic").up, "the bind step sets it up");
+    bind.check(&AddResult::default()).unwrap();
+}
+
+#[test]
+fn another_plugins_link_is_bound_as_well() {
+    let node = Node::new();
+    let pod = node.pod("machine");
+    pod.sh(&format!(
+        "ip link add {POD_LINK} mtu 1400 type veth peer name other; ip addr add 10.9.9.9/24 dev {POD_LINK}"
+    ));
+    let bind = bind(&node, &pod);
+    bind.add().unwrap();
+    assert_eq!((pod.link(TAP).mtu, pod.addresses(POD_LINK).len()), (1400, 0));
+    bind.del().unwrap();
+    assert_eq!(pod.links(), ["other", POD_LINK]);
+}
+
+#[test]
+fn the_primary_link_where_it_is_ours() {
+    let node = Node::new();
+    let pod = node.pod("machine");
+    let bind = bind(&node, &pod);
+    let missing = bind.add().unwrap_err();
+    assert_eq!(missing.code, Code::BindLinkMissing);
+    pod.sh("ip link add eth0 type veth peer name other");
+    let foreign = bind.add().unwrap_err();
+    assert_eq!(foreign.code, Code::ForeignPrimary);
+    assert!(foreign.remedy.contains("masquerade or managedTap"), "{foreign}");
+    pod.sh("ip link del eth0");
+    At { ifname: "eth0", ..node.at(&pod).of_vm() }.add().unwrap();
+    bind.add().unwrap();
+    assert_eq!(pod.links(), ["eth0", "tap0"]);
+    bind.del().unwrap();
+    assert_eq!(pod.links(), ["eth0"]);
+}
+
+#[test]
+fn queues_are_as_the_pods_annotation_says() {
+    let node = Node::new();
+    for (annotation, multi_queue) in [(r#"{"lan": 4}"#, true), (r#"{"lan": 1}"#, false), (r#"{"dmz": 4}"#, false)] {
+        let pod = node.pod(&format!("q{annotation}").replace(['{', '}', '"', ':', ' '], ""));
+        wire(&node, &pod).add().unwrap();
+        let told = json!({"io.kubernetes.cri.pod-annotations": {"kubevirt.io/domain": "db", "trestle.network/queues": annotation}});
+        let bind = bind(&node, &pod).with(json!({"runtimeConfig": told}));
+        bind.add().unwrap();
+        let LinkKind::Tun { multi_queue: made, .. } = pod.link(TAP).kind else { panic!("no tap") };
+        assert_eq!(made, multi_queue, "{annotation}");
+        bind.del().unwrap();
+        wire(&node, &pod).del().unwrap();
+    }
+}
+
+#[test]
+fn a_bind_step_that_fails_leaves_the_pod_as_it_was() {
+    let node = Node::new();
+    let pod = node.pod("machine");
+    wire(&node, &pod).add().unwrap();
+    let bind = bind(&node, &pod);
+    pod.sh(&format!("tc qdisc add dev {POD_LINK} ingress"));
+    assert_eq!(bind.add().unwrap_err().code, Code::Kernel, "somebody filters there already");
+    assert_eq!((pod.links(), pod.addresses(POD_LINK)), (vec![POD_LINK.to_owned()], vec!["10.1.2.2/24".to_owned()]));
+    assert!(node.entry("c1", "net2", Role::Bind).is_none());
+    pod.sh(&format!("ip link add {TAP} type veth peer name other"));
+    assert_eq!(bind.add().unwrap_err().code, Code::NameTaken);
+    assert_eq!(pod.addresses(POD_LINK).len(), 1);
+}
+
+#[test]
+fn ipv6_from_ipam_is_refused_and_released() {
+    let node = Node::new();
+    let pod = node.pod("machine");
+    for ty in [Type::Trestle, Type::Bridge] {
+        let v6 = node.host_local(json!({"subnet": "2001:db8::/64"}));
+        let at = wire(&node, &pod).drop_in(ty).with(json!({"ipam": v6}));
+        assert_eq!(at.add().unwrap_err().code, Code::Ipv6ForVm);
+        assert_eq!((pod.links().len(), node.taken("lan").len(), node.entries()), (0, 0, 0));
+    }
+}
+
+#[test]
+fn the_drop_in_gives_a_machine_the_silent_form() {
+    let node = Node::new();
+    let mut ear = Ear::on(&node);
+    let pod = node.pod("machine");
+    let at = wire(&node, &pod).drop_in(Type::Bridge).with(json!({"type": "bridge"}));
+    let result = at.add().unwrap();
+    assert_eq!(ear.hears(Duration::from_secs(2)), None);
+    assert_eq!(result.interfaces[2].mac.as_deref(), Some(DERIVED));
+    assert_eq!(node.link(&result.interfaces[1].name).mac.unwrap().bytes()[0], 0xfe);
+    assert_eq!(pod.addresses(POD_LINK), ["10.1.2.2/24"]);
+    at.check(&result).unwrap();
+    bind(&node, &pod).add().unwrap();
+    at.check(&result).unwrap();
+    bind(&node, &pod).del().unwrap();
+    at.del().unwrap();
+    assert_eq!((pod.links().len(), node.taken("lan").len(), node.entries()), (0, 0, 0));
+}
+
+#[test]
+fn the_cluster_network_of_a_machines_pod_is_a_plain_one() {
+    let node = Node::new();
+    let pod = node.pod("machine");
+    let told = json!({"io.kubernetes.cri.pod-annotations": {"kubevirt.io/domain": "db"}});
+    let at = At { ifname: "eth0", ..node.at(&pod).of_vm() }.with(json!({"runtimeConfig": told}));
+    at.add().unwrap();
+    assert_eq!(pod.sysctl("ipv4/conf/eth0/arp_notify"), "1");
+    at.del().unwrap();
+    let replaced = json!({"io.kubernetes.cri.pod-annotations": {"kubevirt.io/domain": "db", "v1.multus-cni.io/default-network": "br-lan"}});
+    let at = at.with(json!({"runtimeConfig": replaced}));
+    at.add().unwrap();
+    assert_eq!(pod.sysctl("ipv4/conf/eth0/arp_notify"), "0");
+}

@@ -1,0 +1,249 @@
+//! One CNI call: reads it, sends it to its type, prints the answer.
+//!
+//! A drop-in name in argv[0] decides before `type` does: as an IPAM plugin the program is run under its own name with
+//! the main plugin's `type` in the configuration.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use serde_json::Value;
+
+use crate::attach::{self, Job, Type};
+use crate::cni::{self, AddResult, Call, Request, Verb, error_json, version_json};
+use crate::ipam::{Fixed, HostLocal, Lease, Who};
+use crate::logging;
+use crate::net::Namespace;
+use crate::resolve::pod_facts;
+use crate::store::{Dirs, NodeConfig, process_start};
+use crate::types::{Code, Failure, Outcome};
+
+/// What the program is for this call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Attachment(Type),
+    HostLocal,
+    Static,
+}
+
+impl Kind {
+    /// `cnv-bridge` is the name that OpenShift gives the bridge plugin.
+    pub fn of(name: &str) -> Option<Self> {
+        Some(match name {
+            "trestle" => Self::Attachment(Type::Trestle),
+            "bridge" | "cnv-bridge" => Self::Attachment(Type::Bridge),
+            "macvlan" => Self::Attachment(Type::Macvlan),
+            "host-local" => Self::HostLocal,
+            "static" => Self::Static,
+            _ => return None,
+        })
+    }
+
+    /// By the program's name if it is a drop-in's, else by `type`.
+    fn decide(program: &str, call: &Call) -> Outcome<Self> {
+        if let Some(kind) = Self::of(program).filter(|k| *k != Self::Attachment(Type::Trestle)) {
+            return Ok(kind);
+        }
+        // Run as an IPAM plugin it has the main plugin's type: to go by that would attach once more.
+        if program == "dhcp" {
+            return Err(Failure::new(Code::Config, "this version of trestle is no dhcp plugin")
+                .remedy("install the reference plugin dhcp under this name"));
+        }
+        Self::of(&call.type_name).ok_or_else(|| {
+            Failure::new(Code::Config, format!("type: {:?} is none that trestle knows", call.type_name))
+                .remedy("trestle, bridge, macvlan, host-local or static")
+        })
+    }
+}
+
+type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// Reads the call and answers it on `out`. `program`: the base name of argv[0].
+pub fn run(program: &str, env: Env<'_>, stdin: &mut dyn Read, out: &mut dyn Write) -> ExitCode {
+    let (answer, code) = match cni::read(env, stdin) {
+        Ok(Request::About) => return about(program),
+        Ok(Request::Version) => (Some(version_json()), ExitCode::SUCCESS),
+        Ok(Request::Call(call)) => answer(program, env, &call),
+        Err(failure) => (Some(error_json(None, failure.code.cni(), &failure)), ExitCode::FAILURE),
+    };
+    let Some(answer) = answer else { return code };
+    let written = serde_json::to_writer(&mut *out, &answer)
+        .map_err(Into::into)
+        .and_then(|()| out.write_all(b"\n"))
+        .and_then(|()| out.flush());
+    match written {
+        Ok(()) => code,
+        Err(e) => {
+            tracing::error!(error = %e, "standard output cannot be written");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Somebody ran a plugin by hand.
+fn about(program: &str) -> ExitCode {
+    // Nobody to tell it to is no failure, and no reason for a panic.
+    let _ = writeln!(
+        std::io::stderr(),
+        "{program}: a CNI plugin of trestle {}; it is run by a container runtime. See `trestle --help`.",
+        env!("CARGO_PKG_VERSION")
+    );
+    ExitCode::SUCCESS
+}
+
+fn answer(program: &str, env: Env<'_>, call: &Call) -> (Option<Value>, ExitCode) {
+    let dirs = Dirs::from_env(env);
+    let node = NodeConfig::read(&dirs);
+    let _log = logging::start(&dirs, node.as_ref().ok().and_then(|n| n.log_level.as_deref()));
+    let span = call_span(call);
+    let _in = span.enter();
+    let kind = Kind::decide(program, call);
+    match kind.clone().and_then(|kind| carry_out(kind, call, &dirs, &node)) {
+        Ok(answer) => {
+            tracing::debug!("done");
+            (answer, ExitCode::SUCCESS)
+        }
+        Err(failure) => {
+            tracing::error!(%failure, "failed");
+            let code = number(kind.ok(), &failure);
+            (Some(error_json(Some(call.version), code, &failure)), ExitCode::FAILURE)
+        }
+    }
+}
+
+/// What each line of the log begins with.
+fn call_span(call: &Call) -> tracing::Span {
+    let pod = pod_facts(call).ok().and_then(|facts| facts.pod).map(tracing::field::display);
+    let interface = call.ifname.as_ref().map(tracing::field::display);
+    let container = call.container.as_ref().map(tracing::field::display);
+    tracing::info_span!("cni", verb = %call.verb, pod, network = %call.name, interface, container)
+}
+
+/// The number in the error object. The originals of the drop-ins have one for nearly everything; what belongs to the
+/// protocol itself and what another plugin said keeps its own.
+fn number(kind: Option<Kind>, failure: &Failure) -> u32 {
+    const REFERENCE: u32 = 999;
+    match (failure.foreign, kind) {
+        (Some(code), _) => code,
+        (None, None | Some(Kind::Attachment(Type::Trestle))) => failure.code.cni(),
+        (None, Some(_)) if failure.code == Code::OwnNamespace => failure.code.cni(),
+        (None, Some(_)) => REFERENCE,
+    }
+}
+
+/// The refusal, if the runtime names the namespace that this program runs in, and does not say that it means it.
+fn own_namespace(call: &Call) -> Outcome<Option<Failure>> {
+    let attaches = matches!(call.verb, Verb::Add | Verb::Check | Verb::Del);
+    let Some(path) = call.netns.as_ref().filter(|_| attaches && !call.netns_override) else { return Ok(None) };
+    let Ok(pod) = Namespace::open(path) else { return Ok(None) };
+    if !pod.same_as(&Namespace::own()?) {
+        return Ok(None);
+    }
+    let msg = format!("CNI_NETNS {} is the plugin's own network namespace", path.display());
+    Ok(Some(Failure::new(Code::OwnNamespace, msg).remedy("CNI_NETNS_OVERRIDE=1 if this is meant")))
+}
+
+fn carry_out(kind: Kind, call: &Call, dirs: &Dirs, node: &Outcome<NodeConfig>) -> Outcome<Option<Value>> {
+    match own_namespace(call)? {
+        None => act(kind, call, dirs, node),
+        // A process that is gone gave its number, and so `/proc/NUMBER/ns/net`, to one of the node. Journal and stores
+        // tell what to undo; the links in here are the node's.
+        Some(refusal) if call.verb == Verb::Del => {
+            act(kind, &Call { netns: None, ..call.clone() }, dirs, node)?;
+            if kind == Kind::Attachment(Type::Trestle) { Ok(None) } else { Err(refusal) }
+        }
+        Some(refusal) => Err(refusal),
+    }
+}
+
+fn act(kind: Kind, call: &Call, dirs: &Dirs, node: &Outcome<NodeConfig>) -> Outcome<Option<Value>> {
+    match (kind, call.verb) {
+        (Kind::Attachment(ty), Verb::Status) => attach::status(call, ty, dirs, node).map(|()| None),
+        (Kind::Attachment(ty), _) => attachment(ty, call, dirs, node),
+        (Kind::HostLocal, verb) => host_local(verb, call, dirs),
+        (Kind::Static, verb) => fixed(verb, call),
+    }
+}
+
+fn runtime() -> Outcome<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(|e| Failure::new(Code::Io, format!("the asynchronous runtime cannot start: {e}")))
+}
+
+fn attachment(ty: Type, call: &Call, dirs: &Dirs, node: &Outcome<NodeConfig>) -> Outcome<Option<Value>> {
+    let runtime = runtime()?;
+    let started = process_start();
+    if call.verb == Verb::Gc {
+        return runtime.block_on(attach::gc(call, dirs, started)).map(|()| None);
+    }
+    let (Some(container), Some(ifname)) = (&call.container, &call.ifname) else {
+        return Err(Failure::new(Code::Environment, "CNI_CONTAINERID or CNI_IFNAME not set"));
+    };
+    // DEL must work whatever an administrator wrote.
+    let facts = if call.verb == Verb::Del { pod_facts(call).unwrap_or_default() } else { pod_facts(call)? };
+    let defaults = NodeConfig::default();
+    let node = if call.verb == Verb::Del { &defaults } else { node.as_ref().map_err(Clone::clone)? };
+    let job = Job { call, dirs, node, facts: &facts, container, ifname, started };
+    match call.verb {
+        Verb::Add => runtime.block_on(attach::add(&job, ty))?.to_json(call.version).map(Some),
+        Verb::Check => runtime.block_on(attach::check(&job, ty)).map(|()| None),
+        _ => runtime.block_on(attach::del(&job, ty)).map(|()| None),
+    }
+}
+
+fn host_local(verb: Verb, call: &Call, dirs: &Dirs) -> Outcome<Option<Value>> {
+    let store = HostLocal::parse(&call.conf, &call.args)?;
+    let who = || match (&call.container, &call.ifname) {
+        (Some(c), Some(i)) => Ok(Who { container: c.as_str(), ifname: i.as_str() }),
+        _ => Err(Failure::new(Code::Environment, "CNI_CONTAINERID or CNI_IFNAME not set")),
+    };
+    match verb {
+        Verb::Add => {
+            let lease = store.add(&who()?, dirs)?;
+            let result = result_of(lease).to_json(call.version);
+            if result.is_err() {
+                store.del(&who()?, dirs)?;
+            }
+            return result.map(Some);
+        }
+        Verb::Check => store.check(&who()?, dirs)?,
+        Verb::Del => store.del(&who()?, dirs)?,
+        Verb::Gc => {
+            if let Some(valid) = cni::valid_attachments(&call.conf)? {
+                let keep: HashSet<(&str, &str)> = valid.iter().map(|(c, i)| (c.as_str(), i.as_str())).collect();
+                store.gc(&|who| keep.contains(&(who.container, who.ifname)), SystemTime::now(), dirs)?;
+            }
+        }
+        Verb::Status | Verb::Version => {}
+    }
+    Ok(None)
+}
+
+fn result_of(lease: Lease) -> AddResult {
+    AddResult { ips: lease.ips, routes: lease.routes, dns: lease.dns, ..AddResult::default() }
+}
+
+fn fixed(verb: Verb, call: &Call) -> Outcome<Option<Value>> {
+    match verb {
+        Verb::Add => result_of(Fixed::parse(&call.conf, &call.args)?.add()).to_json(call.version).map(Some),
+        Verb::Check => Fixed::parse(&call.conf, &call.args)?.check(call.prev_result()?.as_ref()).map(|()| None),
+        _ => Ok(None),
+    }
+}
+
+/// Base name of the program as it was called.
+pub fn program_name(argv0: Option<OsString>) -> String {
+    argv0
+        .as_deref()
+        .and_then(|a| Path::new(a).file_name())
+        .map(|n| n.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

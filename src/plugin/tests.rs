@@ -1,0 +1,387 @@
+//! Whole calls: what is printed, with which number, and where the words go. Nothing of it touches a namespace: the
+//! calls fail before, or are those of IPAM.
+
+use serde_json::json;
+
+use super::*;
+use crate::net::testing::{block_on, fresh, name, veth};
+use crate::store::full;
+
+/// A run of the program, in directories of its own.
+struct Run {
+    tmp: tempfile::TempDir,
+    program: &'static str,
+    vars: Vec<(&'static str, String)>,
+}
+
+/// What a runtime sees.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    success: bool,
+    stdout: String,
+}
+
+impl Seen {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    fn code(&self) -> u64 {
+        assert!(!self.success, "{self:?}");
+        self.json()["code"].as_u64().unwrap()
+    }
+}
+
+impl Run {
+    fn new(program: &'static str, verb: &str) -> Self {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = |name: &str| tmp.path().join(name).to_str().unwrap().to_owned();
+        let vars = vec![
+            ("CNI_COMMAND", verb.to_owned()),
+            ("CNI_CONTAINERID", "c1".into()),
+            ("CNI_NETNS", "/nonexistent/netns".into()),
+            ("CNI_IFNAME", "net1".into()),
+            ("CNI_PATH", "/nonexistent/bin".into()),
+            ("TRESTLE_RUN_DIR", path("run")),
+            ("TRESTLE_STATE_DIR", path("state")),
+        ];
+        Self { tmp, program, vars }
+    }
+
+    fn var(mut self, name: &'static str, value: &str) -> Self {
+        self.vars.push((name, value.into()));
+        self
+    }
+
+    fn node_json(self, text: &str) -> Self {
+        std::fs::create_dir_all(self.tmp.path().join("state")).unwrap();
+        std::fs::write(self.tmp.path().join("state/node.json"), text).unwrap();
+        self
+    }
+
+    fn on(&self, stdin: &Value) -> Seen {
+        self.raw(&stdin.to_string())
+    }
+
+    fn raw(&self, stdin: &str) -> Seen {
+        let env = |name: &str| self.vars.iter().rfind(|(k, _)| *k == name).map(|(_, v)| v.into());
+        let mut out = Vec::new();
+        let code = run(self.program, &env, &mut stdin.as_bytes(), &mut out);
+        Seen { success: code == ExitCode::SUCCESS, stdout: String::from_utf8(out).unwrap() }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.tmp.path().join("state/trestle.log")).unwrap_or_default()
+    }
+}
+
+fn conf(ty: &str) -> Value {
+    json!({"cniVersion": "1.1.0", "name": "lan", "type": ty})
+}
+
+fn with(mut conf: Value, more: Value) -> Value {
+    for (key, value) in more.as_object().unwrap() {
+        conf[key] = value.clone();
+    }
+    conf
+}
+
+#[test]
+fn the_programs_name_decides_before_the_type() {
+    let call = |ty: &str| {
+        let conf = conf(ty).to_string();
+        let env =
+            |name: &str| (name.starts_with("CNI_")).then(|| if name == "CNI_COMMAND" { "ADD" } else { "x" }.into());
+        match cni::read(&env, &mut conf.as_bytes()) {
+            Ok(Request::Call(call)) => *call,
+            other => panic!("{other:?}"),
+        }
+    };
+    let (trestle, bridge, macvlan) = (Type::Trestle, Type::Bridge, Type::Macvlan);
+    let attachment = Kind::Attachment;
+    for (program, ty, kind) in [
+        ("trestle", "trestle", attachment(trestle)),
+        ("trestle", "bridge", attachment(bridge)),
+        ("trestle", "cnv-bridge", attachment(bridge)),
+        ("trestle", "macvlan", attachment(macvlan)),
+        ("trestle", "host-local", Kind::HostLocal),
+        ("trestle", "static", Kind::Static),
+        ("", "trestle", attachment(trestle)),
+        ("trestle-1.2", "bridge", attachment(bridge)),
+        // As an IPAM plugin it gets the main plugin's type.
+        ("host-local", "bridge", Kind::HostLocal),
+        ("static", "trestle", Kind::Static),
+        ("bridge", "trestle", attachment(bridge)),
+        ("cnv-bridge", "cnv-bridge", attachment(bridge)),
+        ("macvlan", "ptp", attachment(macvlan)),
+    ] {
+        assert_eq!(Kind::decide(program, &call(ty)), Ok(kind), "{program} {ty}");
+    }
+    for (program, ty) in
+        [("trestle", "ptp"), ("trestle", "Bridge"), ("trestle", ""), ("dhcp", "bridge"), ("trestle", "dhcp")]
+    {
+        assert_eq!(Kind::decide(program, &call(ty)).unwrap_err().code, Code::Config, "{program} {ty}");
+    }
+}
+
+#[test]
+fn the_number_of_a_failure() {
+    let trestle = Some(Kind::Attachment(Type::Trestle));
+    let drop_ins = [Kind::Attachment(Type::Bridge), Kind::Attachment(Type::Macvlan), Kind::HostLocal, Kind::Static];
+    for code in Code::ALL {
+        let failure = Failure::new(*code, "x");
+        assert_eq!((number(trestle, &failure), number(None, &failure)), (code.cni(), code.cni()));
+        let foreign = Failure { foreign: Some(42), ..failure.clone() };
+        for kind in drop_ins {
+            let own = if *code == Code::OwnNamespace { 8 } else { 999 };
+            assert_eq!((number(Some(kind), &failure), number(Some(kind), &foreign)), (own, 42), "{code} {kind:?}");
+        }
+        assert_eq!(number(trestle, &foreign), 42, "what another plugin said passes");
+    }
+}
+
+#[test]
+fn one_document_on_standard_output_and_no_other_word() {
+    let missing = Run::new("trestle", "ADD").on(&with(conf("trestle"), json!({"bridge": "br-lan"})));
+    assert_eq!(missing.code(), 5);
+    assert!(missing.stdout.ends_with("}\n") && missing.stdout.lines().count() == 1, "{missing:?}");
+    let said = missing.json();
+    assert_eq!(said["cniVersion"], "1.1.0");
+    assert!(said["msg"].as_str().unwrap().starts_with("TR0311: network namespace /nonexistent/netns"), "{said}");
+
+    let static_ip = json!({"ipam": {"type": "static", "addresses": [{"address": "10.1.2.3/24"}]}});
+    let result = Run::new("static", "ADD").on(&with(conf("bridge"), static_ip.clone()));
+    assert!(result.success && result.json()["ips"][0]["address"] == "10.1.2.3/24", "{result:?}");
+    for verb in ["DEL", "STATUS", "GC"] {
+        let silent = Run::new("static", verb).on(&with(conf("bridge"), static_ip.clone()));
+        assert_eq!(silent, Seen { success: true, stdout: String::new() }, "{verb}");
+    }
+    let versions = Run::new("macvlan", "VERSION").raw("not read");
+    assert!(versions.success && versions.json()["supportedVersions"].as_array().unwrap().len() == 7);
+    assert_eq!(Run::new("bridge", "").raw(""), Seen { success: true, stdout: String::new() }, "told on standard error");
+}
+
+#[test]
+fn the_protocols_own_failures_keep_their_numbers_for_all() {
+    for program in ["trestle", "bridge", "macvlan", "host-local", "static"] {
+        let ty = conf(program);
+        let run = |verb: &str| Run::new(program, verb);
+        assert_eq!(run("ADD").raw("{").code(), 6, "{program}");
+        assert_eq!(run("ADD").on(&with(ty.clone(), json!({"name": "a/b"}))).code(), 7);
+        assert_eq!(run("ADD").on(&with(ty.clone(), json!({"cniVersion": "2.0.0"}))).code(), 1);
+        assert_eq!(run("CHECK").on(&with(ty.clone(), json!({"cniVersion": "0.3.1"}))).code(), 1);
+        assert_eq!(run("add").on(&ty).code(), 4);
+        assert_eq!(run("ADD").var("CNI_IFNAME", "").on(&ty).code(), 4);
+    }
+    let unknown = Run::new("trestle", "ADD").on(&conf("ptp"));
+    assert_eq!(unknown.code(), 7);
+    let said = unknown.json();
+    assert!(
+        said["msg"].as_str().unwrap().contains("\"ptp\"") && said["details"].as_str().unwrap().contains("host-local")
+    );
+    assert_eq!(Run::new("dhcp", "ADD").on(&conf("bridge")).code(), 7, "not one more attachment");
+}
+
+#[test]
+fn numbers_of_trestle_and_of_the_drop_ins() {
+    let add = |program, more| Run::new(program, "ADD").on(&with(conf(program), more)).code();
+    assert_eq!(add("trestle", json!({"bridge": "br0", "brigde": 1})), 7);
+    assert_eq!(add("bridge", json!({"vlan": 5000})), 999);
+    assert_eq!(add("macvlan", json!({"mode": "x"})), 999);
+    assert_eq!(add("host-local", json!({"ipam": {"type": "host-local"}})), 999);
+    assert_eq!(add("static", json!({})), 999);
+    let args = Run::new("bridge", "ADD").var("CNI_ARGS", "FOO=1").on(&conf("bridge"));
+    assert_eq!(args.code(), 999);
+}
+
+#[test]
+fn its_own_namespace_is_not_a_pods() {
+    let own = format!("/proc/{}/ns/net", std::process::id());
+    let lan = json!({"bridge": "no-such-br", "ipam": {}});
+    fresh()
+        .enter(|| {
+            // Another namespace than the program's.
+            let run = |program, verb| Run::new(program, verb).var("CNI_NETNS", &own);
+            assert_eq!(
+                run("trestle", "ADD").on(&with(conf("trestle"), lan.clone())).code(),
+                11,
+                "the bridge is what is missing"
+            );
+        })
+        .unwrap();
+    let own = format!("/proc/self/task/{}/ns/net", nix::unistd::gettid());
+    let run = |program, verb| Run::new(program, verb).var("CNI_NETNS", &own);
+    for program in ["trestle", "bridge", "macvlan", "host-local", "static"] {
+        assert_eq!(run(program, "ADD").on(&with(conf(program), lan.clone())).code(), 8, "{program}");
+    }
+    let ipam = json!({"ipam": {"type": "static", "addresses": [{"address": "10.1.2.3/24"}]}});
+    for value in ["1", "TRUE"] {
+        assert!(run("static", "ADD").var("CNI_NETNS_OVERRIDE", value).on(&with(conf("static"), ipam.clone())).success);
+    }
+    assert_eq!(run("static", "ADD").var("CNI_NETNS_OVERRIDE", "yes").on(&with(conf("static"), ipam)).code(), 8);
+    for verb in ["STATUS", "GC"] {
+        let seen = run("bridge", verb).on(&conf("bridge"));
+        assert!(seen.success, "a variable that the verb does not know: {seen:?}");
+    }
+}
+
+#[test]
+fn a_del_in_the_own_namespace_releases_and_touches_no_link() {
+    let own = format!("/proc/self/task/{}/ns/net", nix::unistd::gettid());
+    for (program, success) in [("trestle", true), ("bridge", false), ("host-local", false)] {
+        let add = Run::new("host-local", "ADD");
+        let ipam = json!({"type": "host-local", "dataDir": add.tmp.path(), "subnet": "10.1.2.0/24"});
+        let both = with(conf("host-local"), json!({"ipam": ipam}));
+        assert!(add.on(&both).success);
+        assert!(add.tmp.path().join("lan/10.1.2.2").exists());
+        let del = Run::new(program, "DEL").var("CNI_NETNS", &own).var("CNI_IFNAME", "lo");
+        // The address is net1's; lo is a link that this namespace has.
+        assert_eq!(
+            del.on(&with(both.clone(), json!({"type": program, "bridge": "br0"}))).success,
+            success,
+            "{program}"
+        );
+        assert!(add.tmp.path().join("lan/10.1.2.2").exists());
+        let del = Run::new(program, "DEL").var("CNI_NETNS", &own);
+        let seen = del.on(&with(both, json!({"type": program, "bridge": "br0"})));
+        assert!(!add.tmp.path().join("lan/10.1.2.2").exists(), "{program}: the address is released");
+        assert_eq!(seen.success, success);
+        if !success {
+            assert_eq!(seen.code(), 8);
+        }
+    }
+}
+
+#[test]
+fn links_of_the_own_namespace_are_nobodys_pods() {
+    fresh()
+        .enter(|| {
+            let own = format!("/proc/self/task/{}/ns/net", nix::unistd::gettid());
+            let here = Namespace::own().unwrap();
+            let (net1, peer) = (name("net1"), name("peer"));
+            block_on(async { here.netlink().unwrap().create_veth(&veth(&net1, &peer, &here)).await.unwrap() });
+            for program in ["trestle", "bridge", "macvlan"] {
+                let lan = with(conf(program), json!({"bridge": "br0", "master": "eno1"}));
+                Run::new(program, "DEL").var("CNI_NETNS", &own).on(&lan);
+                let left = block_on(async { here.netlink().unwrap().link("net1").await.unwrap() });
+                assert!(left.is_some(), "{program} deleted a link of the node");
+            }
+        })
+        .unwrap();
+}
+
+#[test]
+fn what_an_administrator_wrote_wrongly() {
+    let lan = with(conf("trestle"), json!({"bridge": "br-lan"}));
+    for verb in ["ADD", "CHECK", "STATUS"] {
+        let seen = Run::new("trestle", verb).node_json(r#"{"allowBridge": []}"#).on(&lan);
+        assert_eq!(seen.code(), 7, "{verb}");
+        assert!(seen.json()["msg"].as_str().unwrap().contains("node.json"));
+    }
+    for verb in ["DEL", "GC"] {
+        assert!(Run::new("trestle", verb).node_json("{").on(&lan).success, "{verb} needs nobody");
+    }
+}
+
+#[test]
+fn status_tells_what_each_pod_would_meet_and_no_more() {
+    let status = |more| Run::new("trestle", "STATUS").on(&with(conf("trestle"), more));
+    assert!(status(json!({"bridge": "no-such-bridge"})).success, "an absent bridge makes no node not ready");
+    assert!(status(json!({"bridge": "x", "ipam": {"type": "host-local", "subnet": "10.0.0.0/24"}})).success);
+    assert_eq!(status(json!({"bridge": "x", "mtuu": 1})).code(), 7);
+    assert_eq!(status(json!({"bridge": "x", "ipam": {"type": "host-local"}})).code(), 7);
+    assert_eq!(status(json!({"bridge": "x", "ipam": {"type": "gone"}})).code(), 50);
+    let drop_in = Run::new("bridge", "STATUS").on(&with(conf("bridge"), json!({"ipam": {"type": "gone"}})));
+    assert_eq!(drop_in.code(), 999);
+    for spoil in [full::fill as fn(&Path), full::make_read_only] {
+        full::on_tmpfs("size=64k", |at| {
+            let run = Run::new("trestle", "STATUS").var("TRESTLE_RUN_DIR", at.to_str().unwrap());
+            let lan = with(conf("trestle"), json!({"bridge": "x"}));
+            assert!(run.on(&lan).success);
+            assert_eq!(std::fs::read_dir(at).unwrap().count(), 0, "nothing is left of the question");
+            spoil(at);
+            let seen = run.on(&lan);
+            assert_eq!(seen.code(), 50);
+            assert!(seen.json()["msg"].as_str().unwrap().starts_with("TR0701"));
+        });
+    }
+}
+
+#[test]
+fn a_line_of_the_log_has_the_pod_and_the_reason() {
+    let run = Run::new("trestle", "ADD").var("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web");
+    run.on(&with(conf("trestle"), json!({"bridge": "br-lan"})));
+    let log = run.log();
+    assert_eq!(log.lines().count(), 1, "{log}");
+    for part in [
+        "ERROR",
+        "verb=ADD",
+        "pod=prod/web",
+        "network=lan",
+        "interface=net1",
+        "container=c1",
+        "failed failure=TR0311: ",
+    ] {
+        assert!(log.contains(part), "{part:?} is not in {log}");
+    }
+    let unknown = Run::new("trestle", "ADD");
+    unknown.on(&conf("ptp"));
+    assert!(unknown.log().contains("\"ptp\" is none that trestle knows"), "{}", unknown.log());
+    let silent = Run::new("static", "DEL");
+    silent.on(&conf("static"));
+    assert_eq!(silent.log(), "");
+    let talkative = Run::new("static", "DEL").node_json(r#"{"logLevel": "debug"}"#);
+    talkative.on(&conf("static"));
+    assert!(talkative.log().contains("DEBUG") && talkative.log().contains("done"), "{}", talkative.log());
+}
+
+#[test]
+fn host_local_by_itself() {
+    let run = Run::new("host-local", "ADD");
+    let ipam = json!({"type": "host-local", "dataDir": run.tmp.path(), "subnet": "10.1.2.0/24"});
+    let lan = with(conf("bridge"), json!({"ipam": ipam}));
+    let verb = |verb: &str| Run {
+        vars: [run.vars.clone(), vec![("CNI_COMMAND", verb.into())]].concat(),
+        ..Run::new("host-local", verb)
+    };
+    let added = run.on(&lan);
+    assert_eq!(added.json()["ips"][0]["address"], "10.1.2.2/24");
+    assert!(verb("CHECK").on(&lan).success);
+    let valid = |list: Value| with(lan.clone(), json!({"cni.dev/valid-attachments": list}));
+    assert!(verb("GC").on(&lan).success && verb("GC").on(&valid(json!([]))).success);
+    assert!(verb("CHECK").on(&lan).success, "as young as the call");
+    assert!(verb("DEL").on(&lan).success && verb("DEL").on(&lan).success);
+    assert_eq!(verb("CHECK").on(&lan).code(), 999);
+    // What cannot be told in an old form is not kept.
+    let twice = json!({"ranges": [[{"subnet": "10.1.2.0/24"}], [{"subnet": "10.1.3.0/24"}]], "type": "host-local", "dataDir": run.tmp.path()});
+    assert_eq!(run.on(&with(lan, json!({"ipam": twice, "cniVersion": "0.2.0"}))).code(), 999);
+    assert!(!run.tmp.path().join("lan/10.1.2.3").exists());
+}
+
+#[test]
+fn names_of_the_program() {
+    for (argv0, name) in [
+        (Some("/opt/cni/bin/bridge"), "bridge"),
+        (Some("trestle"), "trestle"),
+        (Some(""), ""),
+        (None, ""),
+        (Some("/"), ""),
+    ] {
+        assert_eq!(program_name(argv0.map(OsString::from)), name);
+    }
+}
+
+#[test]
+fn an_output_that_nobody_reads_is_a_failure() {
+    struct Closed;
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let env = |name: &str| (name == "CNI_COMMAND").then(|| "VERSION".into());
+    assert_eq!(run("trestle", &env, &mut std::io::empty(), &mut Closed), ExitCode::FAILURE);
+}
