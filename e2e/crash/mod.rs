@@ -1,0 +1,70 @@
+//! kill -9 at every step: after each change to the kernel and each file written, ADD or DEL is ended as a runtime's
+//! timeout or the kernel's OOM killer ends it. A DEL or a GC after that must find all there is.
+//!
+//! The steps are the program's fail points (debug builds): a first run counts them, then one run is killed at each.
+
+mod add;
+mod cases;
+mod delete;
+
+use std::path::PathBuf;
+
+use crate::harness::{Call, Lab, Netns, Snapshot};
+
+/// One attachment that is killed: the node before it, and the call.
+pub struct Case {
+    /// What must be there before the call, besides an empty pod.
+    pub prepare: fn(&Stage),
+    pub call: for<'l> fn(&'l Stage) -> Call<'l>,
+    /// Takes out of a snapshot what the plugin may leave.
+    pub may_leave: fn(Snapshot) -> Snapshot,
+    /// Fail points there must be at least: a count of none would test nothing.
+    pub steps: usize,
+}
+
+/// A fresh node for one kill.
+pub struct Stage {
+    pub lab: Lab,
+    pub pod: Netns,
+    /// Namespaces at the other ends of the node's cables.
+    _far: Vec<Netns>,
+    before: Option<Snapshot>,
+}
+
+impl Stage {
+    pub fn new(case: &Case) -> Self {
+        let (lab, lan) = Lab::with_lan();
+        let far = crate::attachment::nic(&lab, "nic0");
+        let pod = lab.pod();
+        let mut stage = Self { lab, pod, _far: vec![lan, far], before: None };
+        (case.prepare)(&stage);
+        stage.before = Some(stage.look(case));
+        stage
+    }
+
+    fn look(&self, case: &Case) -> Snapshot {
+        (case.may_leave)(Snapshot::of(&self.lab, &[&self.pod]))
+    }
+
+    /// Node, pod, store and journal are as before the call that was killed.
+    #[track_caller]
+    pub fn clean(&self, case: &Case, when: &str) {
+        self.before.as_ref().unwrap().same(&self.look(case), when);
+    }
+}
+
+/// The names of the places that a call passes, in their order.
+pub fn places(call: &Call, lab: &Lab, verb: &str) -> Vec<String> {
+    let log = PathBuf::from(lab.file("places"));
+    let reply = call.clone().env("TRESTLE_FAIL_LOG", log.to_str().unwrap()).run(verb);
+    assert!(reply.status.success(), "{verb} that is to be killed works: {} {}", reply.stdout, reply.stderr);
+    let text = std::fs::read_to_string(&log).expect("a debug build writes TRESTLE_FAIL_LOG");
+    text.lines().map(str::to_owned).collect()
+}
+
+/// Kills the call at its n-th place (from 1).
+#[track_caller]
+pub fn kill(call: &Call, verb: &str, at: usize, place: &str) {
+    let reply = call.clone().env("TRESTLE_FAIL_AT", &at.to_string()).run(verb);
+    assert!(reply.killed(), "{verb} passes place {at}, {place}: {:?} {}", reply.status, reply.stderr);
+}
