@@ -1,0 +1,485 @@
+# VLANs of `type: trestle` and of the drop-in `bridge`, which runs against the reference plugin in the same way.
+. ./lib.sh
+
+TRUNK='"vlanTrunk": [{"id": 5}, {"minID": 10, "maxID": 12}]'
+
+# Values that both types refuse.
+BAD='"vlan": 4095|"vlan": -1|"vlan": "5"|"vlanTrunk": [{"minID": 12, "maxID": 10}]|"vlanTrunk": [{"minID": 12}]|"vlanTrunk": [{"id": 4095}]|"vlanTrunk": 5'
+
+# --- type trestle
+
+access_port() {
+    node 1 5 6
+    pod a
+    c=$(conf trestle '"vlan": 5')
+    ok ADD trestle a "$c"
+    added=$out
+    port_has a "5 PVID Egress Untagged"
+    frame a eth0 - lan eth1 "vid 5"
+    frame lan eth1 5 a eth0 untagged
+    frame lan eth1 6 a eth0 nothing
+    frame lan eth1 - a eth0 nothing
+    ok CHECK trestle a "$(with_prev "$c" "$added")"
+    ok DEL trestle a "$c"
+    clean
+}
+
+no_vlan_stays_untagged() {
+    node 1
+    pod a
+    ok ADD trestle a "$(conf trestle)"
+    port_has a "1 PVID Egress Untagged"
+    frame a eth0 - lan eth1 untagged
+    frame lan eth1 - a eth0 untagged
+    ok DEL trestle a "$(conf trestle)"
+    clean
+}
+
+trunk() {
+    node 1 5 10 11 12 13
+    pod a
+    c=$(conf trestle "$TRUNK")
+    ok ADD trestle a "$c"
+    added=$out
+    port_has a "5,10,11,12"
+    frame a eth0 5 lan eth1 "vid 5"
+    frame a eth0 11 lan eth1 "vid 11"
+    frame lan eth1 12 a eth0 "vid 12"
+    frame a eth0 13 lan eth1 nothing
+    # No native VLAN: untagged frames go nowhere.
+    frame a eth0 - lan eth1 nothing
+    frame lan eth1 - a eth0 nothing
+    ok CHECK trestle a "$(with_prev "$c" "$added")"
+    ok DEL trestle a "$c"
+    clean
+}
+
+# More VLANs than one netlink message has room for, were they not told in ranges.
+whole_trunk() {
+    node 1 2-4094
+    pod a
+    c=$(conf trestle '"vlanTrunk": [{"minID": 2, "maxID": 4094}]')
+    ok ADD trestle a "$c"
+    added=$out
+    same "number of VLANs" "$(vlans "$(host_end a)" | tr ',' '\n' | grep -c .)" 4093
+    frame a eth0 4094 lan eth1 "vid 4094"
+    frame lan eth1 2 a eth0 "vid 2"
+    ok CHECK trestle a "$(with_prev "$c" "$added")"
+    bridge vlan del dev "$(host_end a)" vid 3000
+    refused TR0313 CHECK trestle a "$(with_prev "$c" "$added")"
+    ok DEL trestle a "$c"
+    clean
+}
+
+trunk_keeps_default_vlan() {
+    node 1 5 10 11 12
+    pod a
+    c=$(conf trestle "$TRUNK, \"preserveDefaultVlan\": true")
+    ok ADD trestle a "$c"
+    port_has a "1 PVID Egress Untagged,5,10,11,12"
+    frame a eth0 - lan eth1 untagged
+    frame lan eth1 - a eth0 untagged
+    frame a eth0 10 lan eth1 "vid 10"
+    ok DEL trestle a "$c"
+    clean
+}
+
+access_with_trunk() {
+    node 1 5 10 11 12
+    pod a
+    c=$(conf trestle '"vlan": 5, "vlanTrunk": [{"minID": 10, "maxID": 12}]')
+    ok ADD trestle a "$c"
+    port_has a "5 PVID Egress Untagged,10,11,12"
+    frame a eth0 - lan eth1 "vid 5"
+    frame a eth0 10 lan eth1 "vid 10"
+    frame lan eth1 5 a eth0 untagged
+    ok DEL trestle a "$c"
+    clean
+}
+
+access_keeps_default_vlan() {
+    node 1 5
+    pod a
+    c=$(conf trestle '"vlan": 5, "preserveDefaultVlan": true')
+    ok ADD trestle a "$c"
+    port_has a "1 Egress Untagged,5 PVID Egress Untagged"
+    frame a eth0 - lan eth1 "vid 5"
+    ok DEL trestle a "$c"
+    clean
+}
+
+vlans_separate_pods() {
+    node 1 5 6
+    pod a b c
+    for name in a c; do ok ADD trestle $name "$(conf trestle '"vlan": 5')"; done
+    ok ADD trestle b "$(conf trestle '"vlan": 6')"
+    frame a eth0 - c eth0 untagged
+    frame a eth0 - b eth0 nothing
+    frame b eth0 - lan eth1 "vid 6"
+    for name in a b c; do ok DEL trestle $name "$(conf trestle '"vlan": 5')"; done
+    clean
+}
+
+ping_across() {
+    node 1 5
+    pod a
+    ip -n lan link add link eth1 name eth1.5 type vlan id 5
+    ip -n lan addr add 10.5.0.1/24 dev eth1.5
+    ip -n lan link set eth1.5 up
+    c=$(conf trestle '"vlan": 5, "ipam": {"type": "static", "addresses": [{"address": "10.5.0.2/24"}]}')
+    ok ADD trestle a "$c"
+    ip netns exec a ping -c 1 -W 5 10.5.0.1 >/tmp/ping || fault "no answer: $(tail -2 /tmp/ping)"
+    ok DEL trestle a "$c"
+    clean
+}
+
+# Runs every command that the refusal printed, as a reader would.
+obey() {
+    echo "$out" | grep -o 'bridge vlan add dev [a-z0-9.]* vid [0-9]*\(-[0-9]*\)\?' | sort -u >/tmp/commands
+    [ -s /tmp/commands ] || fault "no 'bridge vlan add' in: $out"
+    while read -r command; do $command || fault "failed: $command"; done </tmp/commands
+    before=$(untouched)
+}
+
+uplink_lacks_vid() {
+    node 1 6
+    pod a
+    c=$(conf trestle '"vlan": 5')
+    refused TR0306 ADD trestle a "$c"
+    clean
+    obey
+    same "uplink after the printed command" "$(vlans eth0)" "1 PVID Egress Untagged,5,6"
+    ok ADD trestle a "$c"
+    frame a eth0 - lan eth1 "vid 5"
+    ok DEL trestle a "$c"
+    clean
+}
+
+uplink_lacks_part_of_trunk() {
+    node 1 5 10
+    pod a
+    c=$(conf trestle "$TRUNK")
+    refused TR0306 ADD trestle a "$c"
+    clean
+    obey
+    same "uplink after the printed command" "$(vlans eth0)" "1 PVID Egress Untagged,5,10,11,12"
+    ok ADD trestle a "$c"
+    frame a eth0 12 lan eth1 "vid 12"
+    ok DEL trestle a "$c"
+    clean
+}
+
+# A preserved native VLAN that the uplink does not have is not what was asked for in `vlan`: no refusal. But one of two uplinks is enough.
+one_of_two_uplinks() {
+    node 1
+    pod a
+    ip link add dummy0 type dummy
+    ip link set dummy0 master br-lan up
+    refused TR0306 ADD trestle a "$(conf trestle '"vlan": 5')"
+    bridge vlan add dev dummy0 vid 5
+    ok ADD trestle a "$(conf trestle '"vlan": 5')"
+    ok DEL trestle a "$(conf trestle '"vlan": 5')"
+    clean
+}
+
+untagged_uplink() {
+    node 1
+    pod a
+    bridge vlan add dev eth0 vid 5 pvid untagged
+    before=$(untouched)
+    ok ADD trestle a "$(conf trestle '"vlan": 5')"
+    frame a eth0 - lan eth1 untagged
+    frame lan eth1 - a eth0 untagged
+    ok DEL trestle a "$(conf trestle '"vlan": 5')"
+    clean
+}
+
+filtering_off() {
+    node 0 5
+    pod a
+    refused TR0305 ADD trestle a "$(conf trestle '"vlan": 5')"
+    clean
+    refused TR0305 ADD trestle a "$(conf trestle "$TRUNK")"
+    clean
+}
+
+# No VLAN is asked for, but the bridge gives its ports none: every frame would be dropped.
+no_default_pvid() {
+    node 1
+    ip link set br-lan type bridge vlan_default_pvid 0
+    before=$(untouched)
+    pod a
+    refused TR03 ADD trestle a "$(conf trestle)"
+    clean
+    # With a VLAN of its own the port has one.
+    bridge vlan add dev eth0 vid 5
+    before=$(untouched)
+    ok ADD trestle a "$(conf trestle '"vlan": 5')"
+    frame a eth0 - lan eth1 "vid 5"
+    ok DEL trestle a "$(conf trestle)"
+    clean
+}
+
+no_uplink() {
+    node 1
+    ip link set eth0 nomaster
+    before=$(untouched)
+    pod a b
+    ok ADD trestle a "$(conf trestle '"vlan": 5')"
+    port_has a "5 PVID Egress Untagged"
+    # A pod's port is no uplink, although it does not carry VID 6.
+    ok ADD trestle b "$(conf trestle '"vlan": 6')"
+    frame a eth0 - b eth0 nothing
+    for name in a b; do ok DEL trestle $name "$(conf trestle '"vlan": 5')"; done
+    clean
+}
+
+check_misses_vid() {
+    node 1 5
+    pod a
+    c=$(conf trestle '"vlan": 5')
+    ok ADD trestle a "$c"
+    c=$(with_prev "$c" "$out")
+    port=$(host_end a)
+    bridge vlan del dev "$port" vid 5
+    refused TR0313 CHECK trestle a "$c"
+    bridge vlan add dev "$port" vid 5 # there again, but tagged: the pod does not see its frames
+    refused TR0313 CHECK trestle a "$c"
+    bridge vlan add dev "$port" vid 5 pvid untagged
+    ok CHECK trestle a "$c"
+    ok DEL trestle a "$(conf trestle)"
+    clean
+}
+
+check_misses_trunk_vid() {
+    node 1 5 10 11 12
+    pod a
+    c=$(conf trestle "$TRUNK")
+    ok ADD trestle a "$c"
+    c=$(with_prev "$c" "$out")
+    bridge vlan del dev "$(host_end a)" vid 11
+    refused TR0313 CHECK trestle a "$c"
+    ok DEL trestle a "$(conf trestle)"
+    clean
+}
+
+fallback_refuses_vlan() {
+    node 1 5
+    ip link del br-lan
+    ip link set eth0 up
+    before=$(untouched)
+    pod a
+    for key in '"vlan": 5' "$TRUNK"; do
+        refused TR0204 ADD trestle a "$(conf trestle "\"master\": \"eth0\", $key")"
+        clean
+    done
+}
+
+macvlan_on_vlan_link() {
+    node 1
+    ip link del br-lan
+    ip link set eth0 up
+    ip link add link eth0 name eth0.5 type vlan id 5
+    ip link set eth0.5 up
+    before=$(untouched)
+    pod a
+    c=$(conf trestle '"master": "eth0.5"')
+    ok ADD trestle a "$c"
+    frame a eth0 - lan eth1 "vid 5"
+    frame lan eth1 5 a eth0 untagged
+    ok DEL trestle a "$c"
+    clean
+}
+
+vm_wire() {
+    node 1 5
+    pod a
+    ifname=pod094a367b026 args='IgnoreUnknown=true;K8S_POD_NAMESPACE=default;K8S_POD_NAME=virt-launcher-x-abcde'
+    c=$(conf trestle '"vlan": 5')
+    bind='{"cniVersion": "1.0.0", "name": "bind", "type": "trestle", "args": {"cni": {"logicNetworkName": "lan"}}}'
+    ok ADD trestle a "$c"
+    port_has a "5 PVID Egress Untagged"
+    ifname=net1
+    ok ADD trestle a "$bind"
+    ip -n a -o link show tap094a367b026 >/dev/null 2>&1 || fault "no tap: $(ip -n a -o link)"
+    frame a pod094a367b026 - lan eth1 "vid 5"
+    frame lan eth1 5 a pod094a367b026 untagged
+    ok DEL trestle a "$bind"
+    ifname=pod094a367b026
+    ok DEL trestle a "$c"
+    clean
+}
+
+# refuses_bad TYPE CODE LIST: each of the values by one error that names the key, and nothing is left.
+refuses_bad() {
+    node 1 5
+    pod a
+    IFS='|'
+    set -- "$1" "$2" $3
+    unset IFS
+    type=$1 wanted=$2
+    shift 2
+    for key; do
+        refused "$wanted" ADD "$type" a "$(conf "$type" "$key")"
+        case $out in
+        *[vV]lan* | *VLAN* | *ID* | *trunk*) ;;
+        *) fault "$key: the message does not name it: $out" ;;
+        esac
+        clean
+    done
+}
+
+# --- the drop-in type: $1 is the directory of the plugins
+
+# dropin DIR KEYS VLANS: attach on a filtering bridge, look at the port, delete.
+dropin() {
+    plugins=$1
+    node 1 5 10 11 12
+    pod a
+    ok ADD bridge a "$(conf bridge "$2")"
+    port_has a "$3"
+    ok DEL bridge a "$(conf bridge "$2")"
+    clean
+}
+
+dropin_frames() {
+    plugins=$1
+    node 1 5
+    pod a
+    ok ADD bridge a "$(conf bridge '"vlan": 5')"
+    frame a eth0 - lan eth1 "vid 5"
+    frame lan eth1 5 a eth0 untagged
+    frame lan eth1 - a eth0 nothing
+    ok DEL bridge a "$(conf bridge '"vlan": 5')"
+    clean
+}
+
+# The original says nothing about an uplink without the VID, nor about a bridge that does not filter.
+dropin_uplink_lacks_vid() {
+    plugins=$1
+    node 1
+    pod a
+    ok ADD bridge a "$(conf bridge '"vlan": 5')"
+    frame a eth0 - lan eth1 nothing
+    same "uplink" "$(vlans eth0)" "1 PVID Egress Untagged"
+    ok DEL bridge a "$(conf bridge '"vlan": 5')"
+    clean
+}
+
+dropin_filtering_off() {
+    plugins=$1
+    node 0
+    pod a
+    ok ADD bridge a "$(conf bridge '"vlan": 5')"
+    port_has a "5 PVID Egress Untagged"
+    frame a eth0 - lan eth1 untagged
+    ok DEL bridge a "$(conf bridge '"vlan": 5')"
+    clean
+}
+
+dropin_makes_filtering_bridge() {
+    plugins=$1
+    node 1
+    pod a
+    c='{"cniVersion": "1.0.0", "name": "lan", "type": "bridge", "bridge": "br-new", "vlan": 5}'
+    ok ADD bridge a "$c"
+    same "new bridge" "$(ip -d -o link show br-new | grep -o 'vlan_filtering [01]')" "vlan_filtering 1"
+    port_has a "5 PVID Egress Untagged"
+    ok DEL bridge a "$c"
+    clean
+    # A trunk that is there but empty is enough for it.
+    pod b
+    ip link del br-new
+    c='{"cniVersion": "1.0.0", "name": "lan", "type": "bridge", "bridge": "br-new", "vlanTrunk": []}'
+    ok ADD bridge b "$c"
+    same "new bridge" "$(ip -d -o link show br-new | grep -o 'vlan_filtering [01]')" "vlan_filtering 1"
+    port_has b "1 PVID Egress Untagged"
+    ok DEL bridge b "$c"
+}
+
+# The gateway of a VLAN is a veth pair from the node into the bridge, and stays.
+dropin_gateway() {
+    plugins=$1
+    node 1 5
+    pod a b
+    c=$(conf bridge '"vlan": 5, "isGateway": true, "ipam": {"type": "host-local", "subnet": "10.5.0.0/24"}')
+    ok ADD bridge a "$c"
+    added=$out
+    echo "$added" | grep -q '"br-lan.5"' || fault "br-lan.5 is not in the result: $added"
+    same "gateway" "$(ip -o -4 addr show br-lan.5 | grep -o 'inet [0-9./]*')" "inet 10.5.0.1/24"
+    port=$(ip -o link show br-lan.5 | sed 's/.*br-lan.5@\([^:]*\):.*/\1/')
+    same "port of the gateway" "$(vlans "$port")" "5 PVID Egress Untagged"
+    ip netns exec a ping -c 1 -W 5 10.5.0.1 >/tmp/ping || fault "no answer: $(tail -2 /tmp/ping)"
+    ok CHECK bridge a "$(with_prev "$c" "$added")"
+    ok ADD bridge b "$c"
+    same "pairs" "$(ip -o link show type veth | wc -l)" 4
+    for name in a b; do ok DEL bridge $name "$c"; done
+    same "the gateway stays" "$(ip -o link show type veth | wc -l)" 2
+    for name in a b; do same "links left in $name" "$(ip -n $name -o link | grep -v ': lo:')" ""; done
+}
+
+dropin_bad_values() {
+    plugins=$1
+    refuses_bad bridge '"code":999' "$BAD"
+}
+
+# A pod of the original is deleted by ours.
+dropin_takes_over() {
+    node 1 5
+    pod a
+    c=$(conf bridge '"vlan": 5, "ipam": {"type": "host-local", "subnet": "10.5.0.0/24"}')
+    plugins=/test/reference
+    ok ADD bridge a "$c"
+    plugins=/test/trestle
+    ok CHECK bridge a "$(with_prev "$c" "$out")"
+    ok DEL bridge a "$c"
+    clean
+    same "addresses left" "$(find /var/lib/cni -name '10.*')" ""
+}
+
+run "access port" access_port
+run "no vlan: untagged" no_vlan_stays_untagged
+run "trunk" trunk
+run "trunk of all VLANs" whole_trunk
+run "no default PVID" no_default_pvid
+run "trunk, preserveDefaultVlan" trunk_keeps_default_vlan
+run "access port with a trunk" access_with_trunk
+run "access port, preserveDefaultVlan" access_keeps_default_vlan
+run "VLANs separate pods" vlans_separate_pods
+run "ping across" ping_across
+run "uplink lacks the VID" uplink_lacks_vid
+run "uplink lacks a part of the trunk" uplink_lacks_part_of_trunk
+run "one of two uplinks" one_of_two_uplinks
+run "uplink untagged" untagged_uplink
+run "vlan_filtering off" filtering_off
+run "no uplink" no_uplink
+run "CHECK misses the VID" check_misses_vid
+run "CHECK misses a VID of the trunk" check_misses_trunk_vid
+run "macvlan fallback refuses vlan" fallback_refuses_vlan
+run "macvlan on a VLAN link" macvlan_on_vlan_link
+run "a VM's wire and tap" vm_wire
+# The original takes an element without a VID for nothing.
+run "bad values" refuses_bad trestle TR01 "$BAD|\"vlanTrunk\": [{}]"
+for whose in reference trestle; do
+    dir=/test/$whose
+    run "bridge of $whose: vlan" dropin $dir '"vlan": 5' "5 PVID Egress Untagged"
+    run "bridge of $whose: vlan 0" dropin $dir '"vlan": 0' "1 PVID Egress Untagged"
+    run "bridge of $whose: trunk gets native VLAN 1" dropin $dir "$TRUNK" "1 PVID Egress Untagged,5,10,11,12"
+    run "bridge of $whose: vlan and trunk" dropin $dir '"vlan": 5, "vlanTrunk": [{"id": 10}]' "5 PVID Egress Untagged,10"
+    # The reference adds the VID twice, and the second time takes it from the untagged frames that vlan asked for.
+    both="5,10,11,12"
+    [ $whose = reference ] || both="5 PVID Egress Untagged,10,11,12"
+    run "bridge of $whose: the VID in both" dropin $dir "\"vlan\": 5, $TRUNK" "$both"
+    run "bridge of $whose: vlan, preserveDefaultVlan" dropin $dir '"vlan": 5, "preserveDefaultVlan": true' \
+        "1 Egress Untagged,5 PVID Egress Untagged"
+    run "bridge of $whose: trunk, preserveDefaultVlan" dropin $dir "$TRUNK, \"preserveDefaultVlan\": true" \
+        "1 PVID Egress Untagged,5,10,11,12"
+    run "bridge of $whose: frames" dropin_frames $dir
+    run "bridge of $whose: uplink lacks the VID" dropin_uplink_lacks_vid $dir
+    run "bridge of $whose: vlan_filtering off" dropin_filtering_off $dir
+    run "bridge of $whose: makes a filtering bridge" dropin_makes_filtering_bridge $dir
+    run "bridge of $whose: gateway of a VLAN" dropin_gateway $dir
+    run "bridge of $whose: bad values" dropin_bad_values $dir
+done
+run "bridge of reference, taken over" dropin_takes_over
+echo "$passed passed, $failed failed"
