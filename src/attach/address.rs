@@ -65,9 +65,8 @@ const fn v6(knob: &'static str, value: &'static str) -> Setting {
 
 fn settings(form: Form, with_ipam: bool, any_v6: bool) -> Vec<Setting> {
     let mut list = match form {
-        // Each of them would send a frame with the guest's MAC: on the target of a migration the LAN's switches would
-        // then believe the guest to be here already.
-        Form::Vm => return silence(),
+        // Silent since it was made, see [`fall_silent`].
+        Form::Vm => return Vec::new(),
         Form::Lan { accept_ra } => {
             let mut list = vec![v4("arp_notify", "1"), v6("accept_ra_defrtr", if accept_ra { "1" } else { "0" })];
             if accept_ra {
@@ -111,7 +110,8 @@ fn apply(settings: &Settings, link: &str, list: &[Setting]) -> NetResult<()> {
     Ok(())
 }
 
-/// Makes the pod's own stack fall silent on a link.
+/// Makes the pod's own stack fall silent on a link. Each of these settings would otherwise send a frame with the guest's
+/// MAC: on the target of a migration the LAN's switches would then believe the guest to be here already.
 pub fn fall_silent(settings: &Settings, link: &str) -> NetResult<()> {
     apply(settings, link, &silence())
 }

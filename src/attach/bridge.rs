@@ -167,6 +167,11 @@ async fn guard_port(work: &Work<'_>, plan: &BridgeWire, host: &Link, pod_mac: Op
         nft::add_spoof_guard(&work.spoof_guard(plan.host.as_str(), pod_mac)).map_err(packet_filter)?;
         hit("spoof guard");
     }
+    if plan.form == Form::Vm {
+        // Before IPAM: a plugin that is run may set the link up.
+        address::fall_silent(&work.sides.pod_settings, work.job.ifname.as_str())?;
+        hit("silence");
+    }
     match plan.form {
         // The host's own stack has no business on the port; its questions would reach the pod.
         Form::Vm | Form::Lan { .. } => {
