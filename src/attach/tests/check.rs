@@ -41,6 +41,12 @@ fn a_wire_on_a_bridge() {
             }),
             ("down", &|| on_node("ip link set PORT down"), &|| on_node("ip link set PORT up")),
             ("bridge br0 or its port", &|| on_node("ip link set br0 down"), &|| on_node("ip link set br0 up")),
+            ("hairpin mode", &|| on_node("bridge link set dev PORT hairpin on"), &|| {
+                on_node("bridge link set dev PORT hairpin off");
+            }),
+            ("isolation", &|| on_node("bridge link set dev PORT isolated on"), &|| {
+                on_node("bridge link set dev PORT isolated off");
+            }),
             ("disabled", &|| on_node("bridge link set dev PORT state 0"), &|| {
                 on_node("bridge link set dev PORT state 3")
             }),
