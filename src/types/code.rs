@@ -43,6 +43,10 @@ codes! {
     Io = "TR0107", 5, "input, output or a file failed";
     OwnNamespace = "TR0108", 8, "the pod's network namespace is the plugin's own";
     NodeConfig = "TR0109", 7, "node.json invalid";
+    Annotation = "TR0110", 7, "pod annotation invalid";
+    NadInvalid = "TR0111", 7, "NetworkAttachmentDefinition invalid";
+    MetaConfig = "TR0112", 7, "meta plugin's configuration invalid";
+    Kubeconfig = "TR0113", 7, "kubeconfig invalid";
     MacvlanForVm = "TR0201", 100, "macvlan or ipvlan for a virtual machine";
     BridgeNotAllowed = "TR0202", 100, "bridge not allowed by the node's administrator";
     MasterNotAllowed = "TR0203", 100, "master not allowed by the node's administrator";
@@ -50,6 +54,7 @@ codes! {
     Ipv6ForVm = "TR0205", 100, "IPv6 address from IPAM for a virtual machine";
     ForeignPrimary = "TR0206", 100, "binding on a primary network that is not trestle's";
     GuardWithoutMac = "TR0207", 100, "a guard against spoofed MACs, and the machine's MAC is not known";
+    Isolation = "TR0208", 100, "network of another namespace";
     BridgeMissing = "TR0301", 11, "bridge missing on this node";
     NotABridge = "TR0302", 100, "the link of that name is not a bridge";
     BridgeDown = "TR0303", 11, "bridge is down";
@@ -85,6 +90,15 @@ codes! {
     Superseded = "TR0604", 11, "a DEL came after this ADD had started";
     AlreadyAttached = "TR0605", 100, "this interface is attached already";
     NotReady = "TR0701", 50, "the plugin cannot serve any pod";
+    DefaultNetwork = "TR0702", 11, "default network not found";
+    NotIndicated = "TR0703", 11, "readiness indicator file missing";
+    ApiUnreachable = "TR0801", 11, "API server does not answer";
+    ApiRefused = "TR0802", 11, "API server refused the request";
+    NadMissing = "TR0803", 11, "NetworkAttachmentDefinition missing";
+    PodMissing = "TR0804", 11, "pod not found";
+    PodReplaced = "TR0805", 11, "pod replaced";
+    NoSource = "TR0806", 11, "nobody tells what the pod wants";
+    Devices = "TR0807", 11, "device not known";
 }
 
 impl fmt::Display for Code {
