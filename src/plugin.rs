@@ -6,8 +6,8 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io::{Read, Write};
+use std::mem::ManuallyDrop;
 use std::path::Path;
-use std::process::ExitCode;
 use std::time::SystemTime;
 
 use serde_json::Value;
@@ -59,15 +59,19 @@ impl Kind {
     }
 }
 
+/// Exit codes of a CNI plugin: what failed is in the error object.
+const SUCCESS: u8 = 0;
+const FAILURE: u8 = 1;
+
 type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
-/// Reads the call and answers it on `out`. `program`: the base name of argv[0].
-pub fn run(program: &str, env: Env<'_>, stdin: &mut dyn Read, out: &mut dyn Write) -> ExitCode {
+/// Reads the call and answers it on `out`; returns the exit code. `program`: the base name of argv[0].
+pub fn run(program: &str, env: Env<'_>, stdin: &mut dyn Read, out: &mut dyn Write) -> u8 {
     let (answer, code) = match cni::read(env, stdin) {
         Ok(Request::About) => return about(program),
-        Ok(Request::Version) => (Some(version_json()), ExitCode::SUCCESS),
+        Ok(Request::Version) => (Some(version_json()), SUCCESS),
         Ok(Request::Call(call)) => answer(program, env, &call),
-        Err(failure) => (Some(error_json(None, failure.code.cni(), &failure)), ExitCode::FAILURE),
+        Err(failure) => (Some(error_json(None, failure.code.cni(), &failure)), FAILURE),
     };
     let Some(answer) = answer else { return code };
     let written = serde_json::to_writer(&mut *out, &answer)
@@ -78,23 +82,23 @@ pub fn run(program: &str, env: Env<'_>, stdin: &mut dyn Read, out: &mut dyn Writ
         Ok(()) => code,
         Err(e) => {
             tracing::error!(error = %e, "standard output cannot be written");
-            ExitCode::FAILURE
+            FAILURE
         }
     }
 }
 
 /// Somebody ran a plugin by hand.
-fn about(program: &str) -> ExitCode {
+fn about(program: &str) -> u8 {
     // Nobody to tell it to is no failure, and no reason for a panic.
     let _ = writeln!(
         std::io::stderr(),
         "{program}: a CNI plugin of trestle {}; it is run by a container runtime. See `trestle --help`.",
         env!("CARGO_PKG_VERSION")
     );
-    ExitCode::SUCCESS
+    SUCCESS
 }
 
-fn answer(program: &str, env: Env<'_>, call: &Call) -> (Option<Value>, ExitCode) {
+fn answer(program: &str, env: Env<'_>, call: &Call) -> (Option<Value>, u8) {
     let dirs = Dirs::from_env(env);
     let node = NodeConfig::read(&dirs);
     let _log = logging::start(&dirs, node.as_ref().ok().and_then(|n| n.log_level.as_deref()));
@@ -104,12 +108,12 @@ fn answer(program: &str, env: Env<'_>, call: &Call) -> (Option<Value>, ExitCode)
     match kind.clone().and_then(|kind| carry_out(kind, call, &dirs, &node)) {
         Ok(answer) => {
             tracing::debug!("done");
-            (answer, ExitCode::SUCCESS)
+            (answer, SUCCESS)
         }
         Err(failure) => {
             tracing::error!(%failure, "failed");
             let code = number(kind.ok(), &failure);
-            (Some(error_json(Some(call.version), code, &failure)), ExitCode::FAILURE)
+            (Some(error_json(Some(call.version), code, &failure)), FAILURE)
         }
     }
 }
@@ -138,8 +142,7 @@ fn number(kind: Option<Kind>, failure: &Failure) -> u32 {
 fn own_namespace(call: &Call) -> Outcome<Option<Failure>> {
     let attaches = matches!(call.verb, Verb::Add | Verb::Check | Verb::Del);
     let Some(path) = call.netns.as_ref().filter(|_| attaches && !call.netns_override) else { return Ok(None) };
-    let Ok(pod) = Namespace::open(path) else { return Ok(None) };
-    if !pod.same_as(&Namespace::own()?) {
+    if !Namespace::is_own(path)? {
         return Ok(None);
     }
     let msg = format!("CNI_NETNS {} is the plugin's own network namespace", path.display());
@@ -176,10 +179,10 @@ fn runtime() -> Outcome<tokio::runtime::Runtime> {
 }
 
 fn attachment(ty: Type, call: &Call, dirs: &Dirs, node: &Outcome<NodeConfig>) -> Outcome<Option<Value>> {
-    let runtime = runtime()?;
-    let started = process_start();
+    // Never taken down in order: the process ends with its answer, and the kernel closes sockets in less time.
+    let runtime = ManuallyDrop::new(runtime()?);
     if call.verb == Verb::Gc {
-        return runtime.block_on(attach::gc(call, dirs, started)).map(|()| None);
+        return runtime.block_on(attach::gc(call, dirs, process_start())).map(|()| None);
     }
     let (Some(container), Some(ifname)) = (&call.container, &call.ifname) else {
         return Err(Failure::new(Code::Environment, "CNI_CONTAINERID or CNI_IFNAME not set"));
@@ -188,7 +191,7 @@ fn attachment(ty: Type, call: &Call, dirs: &Dirs, node: &Outcome<NodeConfig>) ->
     let facts = if call.verb == Verb::Del { pod_facts(call).unwrap_or_default() } else { pod_facts(call)? };
     let defaults = NodeConfig::default();
     let node = if call.verb == Verb::Del { &defaults } else { node.as_ref().map_err(Clone::clone)? };
-    let job = Job { call, dirs, node, facts: &facts, container, ifname, started };
+    let job = Job { call, dirs, node, facts: &facts, container, ifname, started: None };
     match call.verb {
         Verb::Add => runtime.block_on(attach::add(&job, ty))?.to_json(call.version).map(Some),
         Verb::Check => runtime.block_on(attach::check(&job, ty)).map(|()| None),

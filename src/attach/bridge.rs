@@ -64,10 +64,7 @@ pub async fn carry_out(work: &mut Work<'_>, plan: &BridgeWire) -> Outcome<AddRes
         masquerade(work, plan, &lease)?;
     }
     let port = verify(work, plan, host.index).await?;
-    let bridge = made(&work.sides.host_links, plan.bridge.as_str()).await?;
-    if plan.verify == Verify::Wire {
-        untouched(plan, &before, &bridge)?;
-    }
+    let bridge = after(work, plan, before, &port).await?;
     let mut interfaces = interfaces(work, plan, [&bridge, &port], pod_mac);
     interfaces.extend(extra);
     Ok(AddResult { interfaces, ips: lease.ips, routes: lease.routes, dns: lease.dns })
@@ -246,6 +243,21 @@ async fn verify(work: &Work<'_>, plan: &BridgeWire, port: u32) -> Outcome<Link> 
         }
     }
     Ok(link)
+}
+
+/// The bridge as it is with its new port. It need not be asked for where the kernel cannot have changed it: its MTU moves
+/// only with a port that has another one (br_mtu_auto_adjust), and its MAC, where nobody chose it, is the lowest of its
+/// ports' (br_stp_recalculate_bridge_id). That it is up is what the port's state tells.
+async fn after(work: &Work<'_>, plan: &BridgeWire, before: Link, port: &Link) -> Outcome<Link> {
+    let had_a_port = before.lower_up;
+    if had_a_port && port.mtu == before.mtu && before.mac < port.mac && port.port.is_some() {
+        return Ok(before);
+    }
+    let bridge = made(&work.sides.host_links, plan.bridge.as_str()).await?;
+    if plan.verify == Verify::Wire {
+        untouched(plan, &before, &bridge)?;
+    }
+    Ok(bridge)
 }
 
 /// A port must not change its bridge.

@@ -33,7 +33,7 @@ use serde_json::{Map, Value};
 use crate::cni::{AddResult, Call, Dns};
 use crate::net::{Namespace, Netlink, Settings};
 use crate::plan::{Asker, PodFacts, conf, dropin};
-use crate::store::{ContainerLock, Dirs, Journal, NodeConfig};
+use crate::store::{ContainerLock, Dirs, Journal, NodeConfig, process_start};
 use crate::types::{AttachmentId, Code, ContainerId, Failure, IfName, Outcome, Role};
 
 use record::Place;
@@ -62,8 +62,8 @@ pub struct Job<'a> {
     pub facts: &'a PodFacts,
     pub container: &'a ContainerId,
     pub ifname: &'a IfName,
-    /// When this process started, on the boot clock in nanoseconds.
-    pub started: u64,
+    /// When the call began, on the boot clock in nanoseconds, if that is not when this process started.
+    pub started: Option<u64>,
 }
 
 impl<'a> Job<'a> {
@@ -103,7 +103,7 @@ impl Sides {
     fn open(job: &Job<'_>) -> Outcome<Self> {
         let pod = job.pod_namespace()?;
         let host = Namespace::own()?;
-        let (pod_links, pod_settings) = pod.enter_once()?;
+        let (pod_links, pod_settings) = pod.enter_once(&host)?;
         Ok(Self { host_links: host.netlink()?, host, pod, pod_links, pod_settings })
     }
 
@@ -169,7 +169,7 @@ impl WireConf {
 pub async fn add(job: &Job<'_>, ty: Type) -> Outcome<AddResult> {
     let asked = WireConf::parse(job.call, ty)?;
     let _lock = job.lock()?;
-    if job.journal().superseded(job.container, job.started) {
+    if job.journal().superseded(job.container, || job.started.unwrap_or_else(process_start)) {
         return Err(Failure::new(
             Code::Superseded,
             format!("container {} was deleted after this ADD had started", job.container),

@@ -2,11 +2,10 @@
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
-use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::print;
+use super::{DONE, FAILED, INCOMPLETE, print};
 use crate::lab::{self, GuestKind, Look, Place, Report, Verdict};
 
 /// Show all of it on this machine, in network namespaces, without Kubernetes
@@ -87,7 +86,7 @@ impl ValueEnum for PlaceName {
     }
 }
 
-pub fn run(args: LabArgs) -> anyhow::Result<ExitCode> {
+pub fn run(args: LabArgs) -> anyhow::Result<u8> {
     let guest = match args.guest {
         GuestName::Stack => GuestKind::Stack,
         GuestName::Qemu => GuestKind::Qemu,
@@ -106,10 +105,10 @@ pub fn run(args: LabArgs) -> anyhow::Result<ExitCode> {
             if command.is_empty() && std::io::stdin().is_terminal() {
                 writeln!(std::io::stderr(), "A shell in {} of the lab; `exit` leaves it.", place.0.namespace())?;
             }
-            lab::shell(place.0, &command).map(|()| ExitCode::SUCCESS)
+            lab::shell(place.0, &command).map(|()| DONE)
         }
-        Some(Action::Keep) => lab::keep(guest).map(|()| ExitCode::SUCCESS),
-        Some(Action::Guest { spec }) => lab::guest(&spec).map(|()| ExitCode::SUCCESS),
+        Some(Action::Keep) => lab::keep(guest).map(|()| DONE),
+        Some(Action::Guest { spec }) => lab::guest(&spec).map(|()| DONE),
     }
 }
 
@@ -121,7 +120,7 @@ It stands. To look around:
   trestle lab shell neighbour -- ip neighbour   whom the neighbour knows
   trestle lab down                              take it away";
 
-fn down(output: Output) -> anyhow::Result<ExitCode> {
+fn down(output: Output) -> anyhow::Result<u8> {
     match lab::down()? {
         Some(report) => told(&report, output),
         None => {
@@ -129,12 +128,12 @@ fn down(output: Output) -> anyhow::Result<ExitCode> {
                 Output::Table => print("No lab is up.")?,
                 Output::Json => print(&Report::default().json().to_string())?,
             }
-            Ok(ExitCode::SUCCESS)
+            Ok(DONE)
         }
     }
 }
 
-fn told(report: &Report, output: Output) -> anyhow::Result<ExitCode> {
+fn told(report: &Report, output: Output) -> anyhow::Result<u8> {
     let mut out = std::io::stdout();
     match output {
         Output::Json => writeln!(out, "{:#}", report.json())?,
@@ -144,9 +143,9 @@ fn told(report: &Report, output: Output) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(match report.verdict() {
-        Verdict::Ok => ExitCode::SUCCESS,
-        Verdict::Failed => ExitCode::from(1),
-        Verdict::Incomplete => ExitCode::from(3),
+        Verdict::Ok => DONE,
+        Verdict::Failed => FAILED,
+        Verdict::Incomplete => INCOMPLETE,
     })
 }
 

@@ -11,7 +11,6 @@ mod lab;
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::process::ExitCode;
 
 use clap::{ArgAction, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
@@ -30,6 +29,11 @@ struct Args {
     command: Command,
 }
 
+const DONE: u8 = 0;
+const FAILED: u8 = 1;
+const WRONG_LINE: u8 = 2;
+const INCOMPLETE: u8 = 3;
+
 #[derive(Debug, Subcommand)]
 enum Command {
     Lab(lab::LabArgs),
@@ -37,25 +41,25 @@ enum Command {
     Version,
 }
 
-/// `args` with the program's name first, as the process got them.
-pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+/// `args` with the program's name first, as the process got them. Returns the exit code.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     let args = match Args::try_parse_from(args) {
         Ok(args) => args,
         Err(e) => {
             // Help and version come this way too, for standard output and with 0.
             let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+            return if e.use_stderr() { WRONG_LINE } else { DONE };
         }
     };
     log(args.verbose);
     let outcome = match args.command {
-        Command::Version => print(&format!("trestle {}", env!("CARGO_PKG_VERSION"))).map(|()| ExitCode::SUCCESS),
+        Command::Version => print(&format!("trestle {}", env!("CARGO_PKG_VERSION"))).map(|()| DONE),
         Command::Lab(args) => lab::run(args),
     };
     outcome.unwrap_or_else(|e| {
         // Nowhere is left to say that standard error is closed.
         let _ = writeln!(std::io::stderr(), "trestle: {e:#}");
-        ExitCode::FAILURE
+        FAILED
     })
 }
 

@@ -163,7 +163,8 @@ impl Vars<'_> {
 }
 
 fn read_conf(stdin: &mut dyn Read) -> Outcome<Map<String, Value>> {
-    let mut bytes = Vec::new();
+    // Most configurations fit: read(2) twice, not a dozen times.
+    let mut bytes = Vec::with_capacity(4096);
     stdin.read_to_end(&mut bytes).map_err(|e| Failure::new(Code::Io, format!("standard input cannot be read: {e}")))?;
     if bytes.trim_ascii().is_empty() {
         return Err(not_json(JsonError::new("empty")).remedy("hand the network configuration over on standard input"));

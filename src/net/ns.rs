@@ -36,6 +36,9 @@ nix::ioctl_none_bad!(
     nix::request_code_none!(0xb7, 0x3)
 );
 
+/// Of the calling thread.
+const OWN: &str = "/proc/thread-self/ns/net";
+
 /// Who a namespace is. Inode numbers and paths come back at once for the next namespace; cookies do not.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct NsId {
@@ -107,8 +110,7 @@ impl Namespace {
 
     /// Of the calling thread.
     pub fn own() -> NetResult<Self> {
-        let path = "/proc/thread-self/ns/net";
-        let file = File::open(path).map_err(|e| NetError::io("open namespace", path, &e))?;
+        let file = File::open(OWN).map_err(|e| NetError::io("open namespace", OWN, &e))?;
         let cookie = OnceLock::from(own_cookie()?);
         Ok(Self { file, by_path: false, of_thread: Some(std::thread::current().id()), cookie })
     }
@@ -139,7 +141,15 @@ impl Namespace {
         Ok(NsId { cookie, device: meta.dev(), inode: meta.ino(), created })
     }
 
+    /// Whether the path leads to the calling thread's own. Nothing there is another one.
+    pub fn is_own(path: &Path) -> NetResult<bool> {
+        let own = std::fs::metadata(OWN).map_err(|e| NetError::io("look at namespace", OWN, &e))?;
+        // Ours lives, so no other has its inode.
+        Ok(std::fs::metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino())))
+    }
+
     /// Both are open, so neither inode can have been given to another namespace meanwhile.
+    #[cfg(test)]
     pub fn same_as(&self, other: &Namespace) -> bool {
         match (self.file.metadata(), other.file.metadata()) {
             (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
@@ -162,14 +172,15 @@ impl Namespace {
         if self.of_thread == Some(std::thread::current().id()) {
             return Netlink::own();
         }
-        self.enter_once().map(|(links, _)| links)
+        self.enter_once(&Self::own()?).map(|(links, _)| links)
     }
 
     /// A netlink socket and the links' sysctls, opened inside by the calling thread, which is back when this returns:
-    /// a thread of its own would cost more than all that is done on it, and a call lives some milliseconds.
-    pub fn enter_once(&self) -> NetResult<(Netlink, Settings)> {
+    /// a thread of its own would cost more than all that is done on it, and a call lives some milliseconds. `home`: the
+    /// namespace of the calling thread.
+    pub fn enter_once(&self, home: &Namespace) -> NetResult<(Netlink, Settings)> {
         let runtime = tokio::runtime::Handle::current();
-        let opened = self.visit(move || (Netlink::open_here(&runtime), Settings::open_here(), own_cookie()))?;
+        let opened = self.visit(home, move || (Netlink::open_here(&runtime), Settings::open_here(), own_cookie()))?;
         let (links, settings, cookie) = opened;
         if let Ok(cookie) = cookie {
             self.cookie.get_or_init(|| cookie);
@@ -178,13 +189,15 @@ impl Namespace {
     }
 
     #[expect(clippy::disallowed_methods, reason = "the one place that enters a namespace")]
-    fn visit<T>(&self, f: impl FnOnce() -> T) -> NetResult<T> {
-        let failed = |e| NetError::new("enter namespace", "by setns", e);
-        let path = "/proc/thread-self/ns/net";
-        let home = Home(File::open(path).map_err(|e| NetError::io("open namespace", path, &e))?);
+    fn visit<T>(&self, home: &Namespace, f: impl FnOnce() -> T) -> NetResult<T> {
+        let failed = |errno| NetError::new("enter namespace", "by setns", errno);
+        if home.of_thread != Some(std::thread::current().id()) {
+            return Err(failed(Errno::EXDEV));
+        }
+        let back = Home(&home.file);
         nix::sched::setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(failed)?;
         let value = f();
-        drop(home);
+        drop(back);
         Ok(value)
     }
 
@@ -195,9 +208,9 @@ impl Namespace {
 
 /// Where a visiting thread came from. It goes back there also when it panics; a process that cannot go home must not
 /// go on, for all that it does next would happen in the pod.
-struct Home(File);
+struct Home<'a>(&'a File);
 
-impl Drop for Home {
+impl Drop for Home<'_> {
     #[expect(clippy::disallowed_methods, reason = "the one place that enters a namespace")]
     fn drop(&mut self) {
         if nix::sched::setns(self.0.as_fd(), CloneFlags::CLONE_NEWNET).is_err() {

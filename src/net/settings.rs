@@ -74,7 +74,7 @@ mod tests {
             ns.enter(move || sysctl::read(&key).unwrap()).unwrap()
         };
         block_on(async {
-            let (links, settings) = one.enter_once().unwrap();
+            let (links, settings) = one.enter_once(&Namespace::own().unwrap()).unwrap();
             // Made after the directory was opened, and in both namespaces.
             for links in [&links, &two.netlink().unwrap()] {
                 links.create_bridge(&name("br0"), None, false).await.unwrap();

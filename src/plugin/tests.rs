@@ -67,7 +67,7 @@ impl Run {
         let env = |name: &str| self.vars.iter().rfind(|(k, _)| *k == name).map(|(_, v)| v.into());
         let mut out = Vec::new();
         let code = run(self.program, &env, &mut stdin.as_bytes(), &mut out);
-        Seen { success: code == ExitCode::SUCCESS, stdout: String::from_utf8(out).unwrap() }
+        Seen { success: code == SUCCESS, stdout: String::from_utf8(out).unwrap() }
     }
 
     fn log(&self) -> String {
@@ -383,5 +383,5 @@ fn an_output_that_nobody_reads_is_a_failure() {
         }
     }
     let env = |name: &str| (name == "CNI_COMMAND").then(|| "VERSION".into());
-    assert_eq!(run("trestle", &env, &mut std::io::empty(), &mut Closed), ExitCode::FAILURE);
+    assert_eq!(run("trestle", &env, &mut std::io::empty(), &mut Closed), FAILURE);
 }

@@ -67,7 +67,7 @@ fn full_an_add_fails_before_it_changes_anything_and_del_works() {
         let lock = ContainerLock::for_undo(&dirs, &old, WAIT).unwrap();
         assert!(lock.is_some(), "a lock needs an inode and no block");
         journal.mark_deleted(&old).unwrap();
-        assert!(journal.superseded(&old, 0), "a mark needs no block");
+        assert!(journal.superseded(&old, || 0), "a mark needs no block");
         journal.remove(&key("old")).unwrap();
         assert_eq!(journal.all().unwrap().len(), 0);
     });
@@ -89,7 +89,7 @@ fn without_inodes_del_works_without_lock_and_mark() {
         assert_eq!(refused.code, Code::JournalUnwritable);
         assert!(ContainerLock::for_undo(&dirs, &old, WAIT).unwrap().is_none());
         journal.mark_deleted(&old).unwrap();
-        assert!(!journal.superseded(&old, 0));
+        assert!(!journal.superseded(&old, || 0));
         journal.remove(&key("old")).unwrap();
     });
 }

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -19,10 +20,11 @@ const MACHINE_ID: &str = "/etc/machine-id";
 /// Kubernetes runs on, whatever HZ the kernel has.
 pub const TICK: u64 = 10_000_000;
 
-/// What a test puts in the place of the machine's own.
+/// What is known of the machine, or what a test puts in its place.
 #[derive(Debug, Clone, Default)]
 pub struct Host {
-    pub boot: Option<String>,
+    /// Read once for a call.
+    pub boot: OnceLock<String>,
     pub machine: Option<String>,
     pub now: Option<u64>,
 }
@@ -31,11 +33,11 @@ impl Dirs {
     /// `/proc/sys/kernel/random/boot_id`: another one after each boot of the kernel. Nodes that are containers of one
     /// machine share it.
     pub fn boot_id(&self) -> Outcome<String> {
-        if let Some(boot) = &self.host.boot {
+        if let Some(boot) = self.host.boot.get() {
             return Ok(boot.clone());
         }
         let text = fs::read_to_string(BOOT_ID).map_err(|e| failed(Code::Io, "read", Path::new(BOOT_ID), &e))?;
-        Ok(text.trim().into())
+        Ok(self.host.boot.get_or_init(|| text.trim().into()).clone())
     }
 
     /// `/etc/machine-id`, empty where there is none.
@@ -55,7 +57,7 @@ impl Dirs {
 #[cfg(test)]
 impl Dirs {
     pub fn with_boot(mut self, boot: &str) -> Self {
-        self.host.boot = Some(boot.into());
+        self.host.boot = OnceLock::from(boot.to_owned());
         self
     }
 

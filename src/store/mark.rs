@@ -33,16 +33,16 @@ impl Journal<'_> {
         }
     }
 
-    /// Whether the container was deleted after a process that started then. The start comes in whole ticks, rounded
+    /// Whether the container was deleted after a process that started then; it is asked only where there is a mark. The start comes in whole ticks, rounded
     /// down (see [`super::process_start`]): an ADD right after the DEL is not taken for one before it.
-    pub fn superseded(&self, container: &ContainerId, process_start: u64) -> bool {
+    pub fn superseded(&self, container: &ContainerId, process_start: impl Fn() -> u64) -> bool {
         let now = self.0.now();
         let hour = now / HOUR;
         [Some(hour), hour.checked_sub(1)].into_iter().flatten().any(|hour| {
             let target = fs::read_link(self.marks_of(hour).join(file_name(container).as_ref()));
             let marked: Option<u64> = target.ok().and_then(|t| t.to_str()?.parse().ok());
             // A mark of the future was left by an earlier boot, in a run directory that is not in memory.
-            marked.is_some_and(|marked| marked <= now && process_start.saturating_add(TICK) <= marked)
+            marked.is_some_and(|marked| marked <= now && process_start().saturating_add(TICK) <= marked)
         })
     }
 
@@ -97,12 +97,15 @@ mod tests {
         let (c, other): (ContainerId, ContainerId) = ("c1".parse().unwrap(), "c2".parse().unwrap());
         let dirs = at(&tmp, START);
         let journal = Journal(&dirs);
-        assert!(!journal.superseded(&c, START - HOUR), "never deleted");
+        assert!(!journal.superseded(&c, || START - HOUR), "never deleted");
         journal.mark_deleted(&c).unwrap();
-        assert!(journal.superseded(&c, START - TICK));
-        assert!(!journal.superseded(&c, START - TICK + 1), "may have started after the mark: ticks are rounded down");
-        assert!(!journal.superseded(&c, START + 5), "the id may be used again");
-        assert!(!journal.superseded(&other, 0));
+        assert!(journal.superseded(&c, || START - TICK));
+        assert!(
+            !journal.superseded(&c, || START - TICK + 1),
+            "may have started after the mark: ticks are rounded down"
+        );
+        assert!(!journal.superseded(&c, || START + 5), "the id may be used again");
+        assert!(!journal.superseded(&other, || 0));
     }
 
     #[test]
@@ -111,9 +114,9 @@ mod tests {
         let c: ContainerId = "c1".parse().unwrap();
         Journal(&at(&tmp, START)).mark_deleted(&c).unwrap();
         let dirs = at(&tmp, START + 3 * TICK);
-        assert!(!Journal(&dirs).superseded(&c, START + TICK));
+        assert!(!Journal(&dirs).superseded(&c, || START + TICK));
         Journal(&dirs).mark_deleted(&c).unwrap();
-        assert!(Journal(&dirs).superseded(&c, START + TICK));
+        assert!(Journal(&dirs).superseded(&c, || START + TICK));
         let left: Vec<_> = names(&tmp.path().join("marks/100")).unwrap();
         assert_eq!(left, ["c1"], "no temporary name is left");
     }
@@ -125,10 +128,10 @@ mod tests {
         Journal(&at(&tmp, START + HOUR - 1)).mark_deleted(&c).unwrap();
         let later = at(&tmp, START + 2 * HOUR - 1);
         Journal(&later).mark_deleted(&other).unwrap();
-        assert!(Journal(&later).superseded(&c, START), "an hour old");
+        assert!(Journal(&later).superseded(&c, || START), "an hour old");
         let late = at(&tmp, START + 2 * HOUR);
         Journal(&late).mark_deleted(&other).unwrap();
-        assert!(!Journal(&late).superseded(&c, START));
+        assert!(!Journal(&late).superseded(&c, || START));
         let mut hours = names(&tmp.path().join("marks")).unwrap();
         hours.sort();
         assert_eq!(hours, ["101", "102"]);
@@ -139,7 +142,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let c: ContainerId = "c1".parse().unwrap();
         Journal(&at(&tmp, START + 10 * TICK)).mark_deleted(&c).unwrap();
-        assert!(!Journal(&at(&tmp, START)).superseded(&c, 0));
+        assert!(!Journal(&at(&tmp, START)).superseded(&c, || 0));
     }
 
     #[test]
@@ -149,7 +152,7 @@ mod tests {
         let c: ContainerId = "c1".parse().unwrap();
         std::thread::sleep(std::time::Duration::from_nanos(2 * TICK));
         Journal(&dirs).mark_deleted(&c).unwrap();
-        assert!(Journal(&dirs).superseded(&c, super::super::process_start()));
-        assert!(!Journal(&dirs).superseded(&c, super::super::host::boot_clock()));
+        assert!(Journal(&dirs).superseded(&c, super::super::process_start));
+        assert!(!Journal(&dirs).superseded(&c, super::super::host::boot_clock));
     }
 }

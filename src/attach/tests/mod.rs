@@ -240,7 +240,7 @@ impl At<'_> {
         let call = call(&self.conf, &vars);
         let facts = pod_facts(&call)?;
         let (container, ifname) = (call.container.clone().unwrap(), call.ifname.clone().unwrap());
-        let started = self.started.unwrap_or_else(|| self.node.dirs.now());
+        let started = Some(self.started.unwrap_or_else(|| self.node.dirs.now()));
         let Node { dirs, settings: node, .. } = self.node;
         let job = Job { call: &call, dirs, node, facts: &facts, container: &container, ifname: &ifname, started };
         self.node.run(|| block_on(f(&job)))
