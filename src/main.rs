@@ -1,5 +1,6 @@
 //! Dispatch: any argument is the command line, none is CNI. No rule of the domain lives here.
 
+mod annotation;
 mod attach;
 mod cli;
 mod cni;
@@ -7,6 +8,7 @@ mod failpoint;
 mod ipam;
 mod lab;
 mod logging;
+mod nad;
 mod net;
 mod plan;
 mod plugin;
