@@ -1,10 +1,14 @@
 //! Dispatch: any argument is the command line, none is CNI. No rule of the domain lives here.
+#![cfg_attr(fuzzing, no_main)]
+#![cfg_attr(fuzzing, allow(dead_code, reason = "libFuzzer has its own main, which calls the fuzz targets"))]
 
 mod annotation;
 mod attach;
 mod cli;
 mod cni;
 mod failpoint;
+#[cfg(fuzzing)]
+mod fuzz;
 mod ipam;
 mod lab;
 mod logging;
