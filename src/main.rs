@@ -3,6 +3,7 @@
 mod attach;
 mod cli;
 mod cni;
+mod devices;
 mod failpoint;
 mod ipam;
 mod lab;
