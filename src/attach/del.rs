@@ -87,7 +87,9 @@ async fn tap_by_name(pod: &Namespace, conf: &Map<String, Value>) -> Outcome<()> 
     let (hash, links) = (network_hash(network), pod.netlink()?);
     let tap = links.link(&format!("tap{hash}")).await?;
     if let Some(tap) = tap.filter(|l| matches!(l.kind, LinkKind::Tun { tap: true, .. })) {
-        if let Some(link) = links.link(&format!("pod{hash}")).await? {
+        if let Some(link) = links.link(&format!("pod{hash}")).await?
+            && links.ingress_filters(link.index).await?.contains(&Some(tap.index))
+        {
             links.clear_ingress(link.index).await?;
         }
         delete(&links, tap.index).await?;
@@ -95,8 +97,7 @@ async fn tap_by_name(pod: &Namespace, conf: &Map<String, Value>) -> Outcome<()> 
     Ok(())
 }
 
-/// The pod's link of that name, if it is of a kind that such a plugin makes. KubeVirt renames a VM's `pod<H>` to
-/// `<H>-nic` and puts a dummy in its place.
+/// The pod's link of that name, if it is of a kind that such a plugin makes.
 async fn link_by_name(job: &Job<'_>, pod: &Namespace) -> Outcome<()> {
     let links = pod.netlink()?;
     let ours = |l: &Link| matches!(l.kind, LinkKind::Veth | LinkKind::Macvlan { .. });

@@ -363,3 +363,59 @@ fn the_cluster_network_of_a_machines_pod_is_a_plain_one() {
     at.add().unwrap();
     assert_eq!(pod.sysctl("ipv4/conf/eth0/arp_notify"), "0");
 }
+    assert!(pod.sh(&format!("tc qdisc show dev {POD_LINK}")).contains("ingress"), "what is somebody else's stays");
+    pod.sh(&format!("tc qdisc del dev {POD_LINK} ingress"));
+/// Undo meets an ingress qdisc on the machine's link: whose is it?
+#[test]
+fn undo_clears_the_redirect_and_no_other_filter() {
+    let node = Node::new();
+    let there = |pod: &Pod| pod.sh(&format!("tc qdisc show dev {POD_LINK}")).contains("ingress");
+    let own = format!("tc qdisc del dev {POD_LINK} ingress; tc qdisc add dev {POD_LINK} ingress");
+    let marks = format!("tc filter add dev {POD_LINK} parent ffff: u32 match u32 0 0 flowid 1:1");
+    let elsewhere = format!(
+        "ip link add other type veth peer name beyond;
+         tc filter add dev {POD_LINK} parent ffff: u32 match u32 0 0 action mirred egress redirect dev other"
+    );
+    for (n, (change, stays)) in [
+        ("true".to_owned(), false),
+        (format!("ip link del {TAP}"), false),
+        // Killed between the qdisc and its filter.
+        (own.clone(), false),
+        (format!("{own}; {marks}"), true),
+        (format!("{own}; {elsewhere}"), true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (pod, container) = (node.pod(&format!("machine{n}")), format!("c{n}"));
+        let wire = At { container: &container, ..wire(&node, &pod) };
+        let bind = At { container: &container, ..bind(&node, &pod) };
+        wire.add().unwrap();
+        bind.add().unwrap();
+        assert!(there(&pod));
+        pod.sh(&change);
+        bind.del().unwrap();
+        assert_eq!(there(&pod), stays, "after {change}");
+        assert!(!pod.links().contains(&TAP.to_owned()));
+        wire.del().unwrap();
+    }
+}
+
+/// The plugin was killed after the record was written, and before it said that the qdisc is about to be made.
+#[test]
+fn undo_leaves_an_ingress_that_came_after_the_first_record() {
+    let node = Node::new();
+    let pod = node.pod("machine");
+    wire(&node, &pod).add().unwrap();
+    let bind = bind(&node, &pod);
+    bind.add().unwrap();
+    let mut entry = node.entry("c1", "net2", Role::Bind).unwrap();
+    assert_eq!(entry.record["ingress"], json!(true));
+    (entry.record["ingress"], entry.record["tap_index"]) = (json!(false), json!(null));
+    Journal(&node.dirs).write(&entry.id, &entry.network.parse().unwrap(), &entry.record).unwrap();
+    pod.sh(&format!("tc qdisc del dev {POD_LINK} ingress; tc qdisc add dev {POD_LINK} ingress"));
+    bind.del().unwrap();
+    assert!(pod.sh(&format!("tc qdisc show dev {POD_LINK}")).contains("ingress"));
+    assert_eq!((pod.links(), node.entry("c1", "net2", Role::Bind).is_none()), (vec![POD_LINK.to_owned()], true));
+}
+
