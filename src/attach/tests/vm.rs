@@ -134,6 +134,37 @@ fn nobody_answers_for_the_guest() {
     assert!(!neighbours.contains("lladdr"), "the pod's stack answered a question for the guest: {neighbours}");
 }
 
+/// What a process of the pod sends goes where it would go without this network.
+#[test]
+fn the_pods_own_traffic_does_not_leave_by_the_machines_link() {
+    let node = Node::new();
+    let pod = node.pod("machine");
+    pod.sh("ip link add eth0 type veth peer name up0; ip link set eth0 up; ip link set up0 up
+         ip addr add 10.244.0.5/24 dev eth0; ip route add default via 10.244.0.1");
+    let wire = wire(&node, &pod);
+    let result = wire.add().unwrap();
+    assert_eq!(pod.addresses(POD_LINK), ["10.1.2.2/24"]);
+    let mut ear = Ear::on(&node);
+    let send = || {
+        let voice = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        voice.send_to(b"?", "10.1.2.77:9").unwrap();
+    };
+    pod.ns.enter(send).unwrap();
+    assert_eq!(ear.hears(Duration::from_secs(1)), None);
+    assert!(pod.sh("ip route get 10.1.2.77").contains("dev eth0"));
+    // What KubeVirt's `bridge: {}` looks for.
+    let seen = pod.sh(&format!("ip -4 route show table main dev {POD_LINK}"));
+    assert!(seen.starts_with("10.1.2.0/24 ") && seen.trim().lines().count() == 1, "{seen}");
+    wire.check(&result).unwrap();
+    // The control: with the route that the kernel would have made, the question for 10.1.2.77 is heard.
+    pod.sh(&format!("ip route add 10.1.2.0/24 dev {POD_LINK}"));
+    pod.ns.enter(send).unwrap();
+    assert!(ear.hears(Duration::from_secs(2)).is_some());
+    pod.sh(&format!("ip route del 10.1.2.0/24 dev {POD_LINK} tos 0"));
+    bind(&node, &pod).add().unwrap();
+    assert_eq!(pod.sh(&format!("ip -4 route show table all dev {POD_LINK}")), "", "the bind step takes all of it off");
+}
+
 #[test]
 fn the_machines_wire_and_its_bind_step() {
     let node = Node::new();
