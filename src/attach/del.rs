@@ -11,6 +11,7 @@ use crate::types::{AttachmentId, Code, Outcome, Role};
 
 use super::record::{self, Wire};
 use super::undo::{Undo, delete, packet_filter};
+use super::wire::end_by_name;
 use super::{Job, LOCK_WAIT, Type, ipam};
 
 pub async fn del(job: &Job<'_>, ty: Type) -> Outcome<()> {
@@ -101,12 +102,7 @@ async fn tap_by_name(pod: &Namespace, conf: &Map<String, Value>) -> Outcome<()> 
 async fn link_by_name(job: &Job<'_>, pod: &Namespace) -> Outcome<()> {
     let links = pod.netlink()?;
     let ours = |l: &Link| matches!(l.kind, LinkKind::Veth | LinkKind::Macvlan { .. });
-    let name = job.ifname.as_str();
-    let mut found = links.link(name).await?.filter(ours);
-    if let (None, Some(hash)) = (&found, name.strip_prefix("pod")) {
-        found = links.link(&format!("{hash}-nic")).await?.filter(ours);
-    }
-    match found {
+    match end_by_name(&links, job.ifname.as_str()).await?.filter(ours) {
         Some(link) => Ok(delete(&links, link.index).await?),
         None => Ok(()),
     }

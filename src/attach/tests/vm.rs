@@ -259,6 +259,50 @@ fn a_wire_is_known_whatever_kubevirt_calls_it() {
     assert_eq!(pod.links(), ["k6t-094a367b026", "stand-in", POD_LINK], "what is KubeVirt's stays");
 }
 
+/// KubeVirt's link under the old name is of another kind, as its dummy is, and has the MAC that ours had.
+#[test]
+fn check_without_the_journal_finds_the_renamed_link() {
+    let node = Node::new();
+    for ty in [Type::Trestle, Type::Bridge] {
+        let pod = node.pod(&format!("machine{ty:?}"));
+        let wire = wire(&node, &pod).drop_in(ty);
+        let wire = if ty == Type::Bridge { wire.with(json!({"type": "bridge"})) } else { wire };
+        let result = wire.add().unwrap();
+        std::fs::remove_dir_all(node.dirs.run.join("journal")).unwrap();
+        wire.check(&result).unwrap();
+        pod.sh(&format!(
+            "ip link set {POD_LINK} down; ip addr flush dev {POD_LINK}; ip link set {POD_LINK} name 094a367b026-nic
+             ip link set 094a367b026-nic address 02:11:22:33:44:55 up; ip link add {POD_LINK} address {DERIVED} type bridge"
+        ));
+        wire.check(&result).unwrap();
+        let port = result.interfaces[1].name.clone();
+        node.sh(&format!("ip link set {port} nomaster"));
+        assert!(wire.finds(&result).contains("no port of bridge br0"));
+        node.sh(&format!("ip link del {port}"));
+        assert!(wire.finds(&result).contains("no veth"), "what is left is KubeVirt's");
+        pod.sh(&format!("ip link del {POD_LINK}"));
+        assert!(wire.finds(&result).contains("is gone"));
+        wire.del().unwrap();
+    }
+}
+
+#[test]
+fn check_without_the_journal_knows_that_a_bound_link_has_no_address() {
+    let node = Node::new();
+    let pod = node.pod("machine");
+    let wire = wire(&node, &pod);
+    let ipam = node.host_local(json!({"subnet": "10.1.2.0/24"}));
+    let wire = wire.with(json!({"ipam": {"routes": [{"dst": "0.0.0.0/0"}], "type": ipam["type"],
+        "dataDir": ipam["dataDir"], "ranges": ipam["ranges"]}}));
+    let result = wire.add().unwrap();
+    assert_eq!(result.routes.len(), 1, "for the guest");
+    bind(&node, &pod).add().unwrap();
+    std::fs::remove_dir_all(node.dirs.run.join("journal")).unwrap();
+    wire.check(&result).unwrap();
+    bind(&node, &pod).del().unwrap();
+    assert!(wire.finds(&result).contains("has no address 10.1.2.2/24"));
+}
+
 #[test]
 fn without_the_journal_the_renamed_link_is_found_by_kubevirts_name() {
     let node = Node::new();
@@ -344,58 +388,13 @@ fn a_bind_step_that_fails_leaves_the_pod_as_it_was() {
     assert_eq!(bind.add().unwrap_err().code, Code::Kernel, "somebody filters there already");
     assert_eq!((pod.links(), pod.addresses(POD_LINK)), (vec![POD_LINK.to_owned()], vec!["10.1.2.2/24".to_owned()]));
     assert!(node.entry("c1", "net2", Role::Bind).is_none());
+    assert!(pod.sh(&format!("tc qdisc show dev {POD_LINK}")).contains("ingress"), "what is somebody else's stays");
+    pod.sh(&format!("tc qdisc del dev {POD_LINK} ingress"));
     pod.sh(&format!("ip link add {TAP} type veth peer name other"));
     assert_eq!(bind.add().unwrap_err().code, Code::NameTaken);
     assert_eq!(pod.addresses(POD_LINK).len(), 1);
 }
 
-#[test]
-fn ipv6_from_ipam_is_refused_and_released() {
-    let node = Node::new();
-    let pod = node.pod("machine");
-    for ty in [Type::Trestle, Type::Bridge] {
-        let v6 = node.host_local(json!({"subnet": "2001:db8::/64"}));
-        let at = wire(&node, &pod).drop_in(ty).with(json!({"ipam": v6}));
-        assert_eq!(at.add().unwrap_err().code, Code::Ipv6ForVm);
-        assert_eq!((pod.links().len(), node.taken("lan").len(), node.entries()), (0, 0, 0));
-    }
-}
-
-#[test]
-fn the_drop_in_gives_a_machine_the_silent_form() {
-    let node = Node::new();
-    let mut ear = Ear::on(&node);
-    let pod = node.pod("machine");
-    let at = wire(&node, &pod).drop_in(Type::Bridge).with(json!({"type": "bridge"}));
-    let result = at.add().unwrap();
-    assert_eq!(ear.hears(Duration::from_secs(2)), None);
-    assert_eq!(result.interfaces[2].mac.as_deref(), Some(DERIVED));
-    assert_eq!(node.link(&result.interfaces[1].name).mac.unwrap().bytes()[0], 0xfe);
-    assert_eq!(pod.addresses(POD_LINK), ["10.1.2.2/24"]);
-    at.check(&result).unwrap();
-    bind(&node, &pod).add().unwrap();
-    at.check(&result).unwrap();
-    bind(&node, &pod).del().unwrap();
-    at.del().unwrap();
-    assert_eq!((pod.links().len(), node.taken("lan").len(), node.entries()), (0, 0, 0));
-}
-
-#[test]
-fn the_cluster_network_of_a_machines_pod_is_a_plain_one() {
-    let node = Node::new();
-    let pod = node.pod("machine");
-    let told = json!({"io.kubernetes.cri.pod-annotations": {"kubevirt.io/domain": "db"}});
-    let at = At { ifname: "eth0", ..node.at(&pod).of_vm() }.with(json!({"runtimeConfig": told}));
-    at.add().unwrap();
-    assert_eq!(pod.sysctl("ipv4/conf/eth0/arp_notify"), "1");
-    at.del().unwrap();
-    let replaced = json!({"io.kubernetes.cri.pod-annotations": {"kubevirt.io/domain": "db", "v1.multus-cni.io/default-network": "br-lan"}});
-    let at = at.with(json!({"runtimeConfig": replaced}));
-    at.add().unwrap();
-    assert_eq!(pod.sysctl("ipv4/conf/eth0/arp_notify"), "0");
-}
-    assert!(pod.sh(&format!("tc qdisc show dev {POD_LINK}")).contains("ingress"), "what is somebody else's stays");
-    pod.sh(&format!("tc qdisc del dev {POD_LINK} ingress"));
 /// Undo meets an ingress qdisc on the machine's link: whose is it?
 #[test]
 fn undo_clears_the_redirect_and_no_other_filter() {
@@ -450,3 +449,48 @@ fn undo_leaves_an_ingress_that_came_after_the_first_record() {
     assert_eq!((pod.links(), node.entry("c1", "net2", Role::Bind).is_none()), (vec![POD_LINK.to_owned()], true));
 }
 
+#[test]
+fn ipv6_from_ipam_is_refused_and_released() {
+    let node = Node::new();
+    let pod = node.pod("machine");
+    for ty in [Type::Trestle, Type::Bridge] {
+        let v6 = node.host_local(json!({"subnet": "2001:db8::/64"}));
+        let at = wire(&node, &pod).drop_in(ty).with(json!({"ipam": v6}));
+        assert_eq!(at.add().unwrap_err().code, Code::Ipv6ForVm);
+        assert_eq!((pod.links().len(), node.taken("lan").len(), node.entries()), (0, 0, 0));
+    }
+}
+
+#[test]
+fn the_drop_in_gives_a_machine_the_silent_form() {
+    let node = Node::new();
+    let mut ear = Ear::on(&node);
+    let pod = node.pod("machine");
+    let at = wire(&node, &pod).drop_in(Type::Bridge).with(json!({"type": "bridge"}));
+    let result = at.add().unwrap();
+    assert_eq!(ear.hears(Duration::from_secs(2)), None);
+    assert_eq!(result.interfaces[2].mac.as_deref(), Some(DERIVED));
+    assert_eq!(node.link(&result.interfaces[1].name).mac.unwrap().bytes()[0], 0xfe);
+    assert_eq!(pod.addresses(POD_LINK), ["10.1.2.2/24"]);
+    at.check(&result).unwrap();
+    bind(&node, &pod).add().unwrap();
+    at.check(&result).unwrap();
+    bind(&node, &pod).del().unwrap();
+    at.del().unwrap();
+    assert_eq!((pod.links().len(), node.taken("lan").len(), node.entries()), (0, 0, 0));
+}
+
+#[test]
+fn the_cluster_network_of_a_machines_pod_is_a_plain_one() {
+    let node = Node::new();
+    let pod = node.pod("machine");
+    let told = json!({"io.kubernetes.cri.pod-annotations": {"kubevirt.io/domain": "db"}});
+    let at = At { ifname: "eth0", ..node.at(&pod).of_vm() }.with(json!({"runtimeConfig": told}));
+    at.add().unwrap();
+    assert_eq!(pod.sysctl("ipv4/conf/eth0/arp_notify"), "1");
+    at.del().unwrap();
+    let replaced = json!({"io.kubernetes.cri.pod-annotations": {"kubevirt.io/domain": "db", "v1.multus-cni.io/default-network": "br-lan"}});
+    let at = at.with(json!({"runtimeConfig": replaced}));
+    at.add().unwrap();
+    assert_eq!(pod.sysctl("ipv4/conf/eth0/arp_notify"), "0");
+}
