@@ -20,8 +20,8 @@ const RESOURCE: &str = "k8s.cni.cncf.io/resourceName";
 pub trait Objects {
     async fn pod(&self, pod: &PodRef) -> Outcome<Option<Value>>;
     async fn claim(&self, namespace: &str, name: &str) -> Outcome<Option<Value>>;
-    /// All ResourceSlices with `spec.driver`, and, where the node is known, `spec.nodeName`.
-    async fn slices(&self, node: Option<&str>, driver: &str) -> Outcome<Vec<Value>>;
+    /// The ResourceSlices that have this `spec.nodeName` and `spec.driver`.
+    async fn slices(&self, node: &str, driver: &str) -> Outcome<Vec<Value>>;
 }
 
 /// A device as the scheduler names it.
@@ -57,7 +57,7 @@ pub(super) async fn add<O: Objects>(objects: &O, pod: &PodRef, supply: &mut Supp
     if !is(&object, pod)? {
         return Ok(());
     }
-    let node = text(&object, "/spec/nodeName").filter(|n| !n.is_empty());
+    let node = text(&object, "/spec/nodeName").unwrap_or_default();
     let mut slices = Slices { objects, node, listed: BTreeSet::new(), devices: BTreeMap::new() };
     for claim in claims(&object) {
         let mut mapped = 0;
@@ -160,7 +160,7 @@ async fn extended<O: Objects>(
 /// What drivers publish on the pod's node. A slice may have hundreds of kilobytes: of each only the two attributes stay.
 struct Slices<'a, O> {
     objects: &'a O,
-    node: Option<&'a str>,
+    node: &'a str,
     listed: BTreeSet<String>,
     devices: BTreeMap<Name, Published>,
 }

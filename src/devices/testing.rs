@@ -130,8 +130,8 @@ impl Objects for FakeApi {
         Ok(self.ask(format!("claim {namespace}/{name}")))
     }
 
-    async fn slices(&self, node: Option<&str>, driver: &str) -> Outcome<Vec<Value>> {
-        let list = self.ask(format!("slices {} {driver}", node.unwrap_or("*"))).unwrap_or(json!([]));
+    async fn slices(&self, node: &str, driver: &str) -> Outcome<Vec<Value>> {
+        let list = self.ask(format!("slices {node} {driver}")).unwrap_or(json!([]));
         Ok(list.as_array().unwrap().clone())
     }
 }
