@@ -7,6 +7,7 @@ mod annotation;
 mod attach;
 mod cli;
 mod cni;
+mod devices;
 mod failpoint;
 #[cfg(fuzzing)]
 mod fuzz;

@@ -38,6 +38,10 @@ pub async fn configure(target: &Target<'_>, form: Form, lease: &Lease, up: bool)
     target.links.set_link(target.index, &LinkChange { up: Some(true), ..LinkChange::default() }).await?;
     hit("pod up");
     if form == Form::Vm {
+        for ip in &lease.ips {
+            target.links.add_route(&shown_route(ip.address, target.index)).await?;
+            hit("route for KubeVirt");
+        }
         // They are the guest's: in the pod they could only lead its packets astray.
         return Ok(lease.routes.clone());
     }
@@ -118,7 +122,9 @@ pub fn fall_silent(settings: &Settings, link: &str) -> NetResult<()> {
 
 fn address(ip: &IpConfig, form: Form) -> NewAddress {
     let nodad = matches!(form, Form::Lan { .. }) && ip.address.is_ipv6();
-    NewAddress { net: ip.address, broadcast: broadcast(ip.address), nodad, valid_seconds: None }
+    // What the pod itself sends into a machine's subnet would leave with the machine's MAC.
+    let routeless = form == Form::Vm;
+    NewAddress { net: ip.address, broadcast: broadcast(ip.address), nodad, routeless, valid_seconds: None }
 }
 
 /// None where the subnet has no broadcast address (RFC 3021).
@@ -190,8 +196,33 @@ fn kernel_route(route: &cni::Route, gateway: Option<IpAddr>, link: u32) -> Route
         priority: route.priority,
         scope: route.scope,
         source: None,
+        tos: 0,
         mtu: route.mtu,
         advmss: route.advmss,
+        kernel: false,
+    }
+}
+
+/// A route that is there to be seen, and that no packet takes. KubeVirt's `bridge: {}` refuses a link that has an address
+/// and no IPv4 route in the main table ("no gateway address found in routes", its `setup/netpod/discoverbridge.go`); one
+/// to the address' own subnet it does not pass on to the guest. A route with a type of service takes packets of that type
+/// alone; nobody sends this one, and Linux (seen with 6.18) masks all but three bits of a packet's before it compares.
+/// It goes with its source address.
+fn shown_route(address: IpNetwork, link: u32) -> Route {
+    const NOBODYS: u8 = 0xf8;
+    // RT_SCOPE_LINK.
+    let (scope, source) = (Some(253), Some(address.ip()));
+    Route {
+        dst: network(address),
+        gateway: None,
+        link,
+        table: None,
+        priority: None,
+        scope,
+        source,
+        tos: NOBODYS,
+        mtu: None,
+        advmss: None,
         kernel: false,
     }
 }

@@ -15,7 +15,7 @@ use super::bridge::vlans_in_force;
 use super::ipam::Ipam;
 use super::record::{self, Bind, Wire, WireLink};
 use super::undo::packet_filter;
-use super::wire::made;
+use super::wire::{end_by_name, made};
 use super::{Job, Sides, WireConf, facts};
 
 fn differs(msg: String) -> Failure {
@@ -43,8 +43,17 @@ pub async fn wire(job: &Job<'_>, conf: &WireConf) -> Outcome<()> {
     if let Some(record) = &record {
         filters(job, record, &prev.ips)?;
     }
-    addresses(&sides.pod_links, &pod, &prev.ips, &[]).await?;
-    routes(&sides.pod_links, &prev.routes).await
+    let vm = job.facts.what_for(job.ifname, !matches!(conf, WireConf::Trestle(_))).is_vm();
+    if vm && pod.name != job.ifname.as_str() {
+        return Ok(());
+    }
+    let mut elsewhere = taken_off(job, pod.index)?;
+    if vm && sides.pod_links.redirect_target(pod.index).await?.is_some() {
+        // A bind step's record is lost too, and what it took off with it.
+        elsewhere.extend(prev.ips.iter().map(|ip| ip.address));
+    }
+    addresses(&sides.pod_links, &pod, &prev.ips, &elsewhere).await?;
+    if vm { Ok(()) } else { routes(&sides.pod_links, &prev.routes).await }
 }
 
 async fn by_record(job: &Job<'_>, sides: &Sides, record: &Wire, prev: Option<&AddResult>) -> Outcome<()> {
@@ -159,8 +168,11 @@ async fn by_result(job: &Job<'_>, sides: &Sides, conf: &WireConf, prev: &AddResu
         .iter()
         .find(here)
         .ok_or_else(|| differs(format!("prevResult has no interface {} in this namespace", job.ifname)))?;
-    let pod = sides.pod_links.link(&told.name).await?.ok_or_else(|| differs(format!("{} is gone", told.name)))?;
-    same_mac(&pod, told)?;
+    let pod =
+        end_by_name(&sides.pod_links, &told.name).await?.ok_or_else(|| differs(format!("{} is gone", told.name)))?;
+    if pod.name == told.name {
+        same_mac(&pod, told)?;
+    }
     match conf {
         WireConf::Bridge(c) => {
             let promisc = Some(c.promisc);

@@ -11,6 +11,7 @@ use crate::types::{AttachmentId, Code, Outcome, Role};
 
 use super::record::{self, Wire};
 use super::undo::{Undo, delete, packet_filter};
+use super::wire::end_by_name;
 use super::{Job, LOCK_WAIT, Type, ipam};
 
 pub async fn del(job: &Job<'_>, ty: Type) -> Outcome<()> {
@@ -87,7 +88,9 @@ async fn tap_by_name(pod: &Namespace, conf: &Map<String, Value>) -> Outcome<()> 
     let (hash, links) = (network_hash(network), pod.netlink()?);
     let tap = links.link(&format!("tap{hash}")).await?;
     if let Some(tap) = tap.filter(|l| matches!(l.kind, LinkKind::Tun { tap: true, .. })) {
-        if let Some(link) = links.link(&format!("pod{hash}")).await? {
+        if let Some(link) = links.link(&format!("pod{hash}")).await?
+            && links.ingress_filters(link.index).await?.contains(&Some(tap.index))
+        {
             links.clear_ingress(link.index).await?;
         }
         delete(&links, tap.index).await?;
@@ -95,17 +98,11 @@ async fn tap_by_name(pod: &Namespace, conf: &Map<String, Value>) -> Outcome<()> 
     Ok(())
 }
 
-/// The pod's link of that name, if it is of a kind that such a plugin makes. KubeVirt renames a VM's `pod<H>` to
-/// `<H>-nic` and puts a dummy in its place.
+/// The pod's link of that name, if it is of a kind that such a plugin makes.
 async fn link_by_name(job: &Job<'_>, pod: &Namespace) -> Outcome<()> {
     let links = pod.netlink()?;
     let ours = |l: &Link| matches!(l.kind, LinkKind::Veth | LinkKind::Macvlan { .. });
-    let name = job.ifname.as_str();
-    let mut found = links.link(name).await?.filter(ours);
-    if let (None, Some(hash)) = (&found, name.strip_prefix("pod")) {
-        found = links.link(&format!("{hash}-nic")).await?.filter(ours);
-    }
-    match found {
+    match end_by_name(&links, job.ifname.as_str()).await?.filter(ours) {
         Some(link) => Ok(delete(&links, link.index).await?),
         None => Ok(()),
     }

@@ -100,7 +100,13 @@ async fn ensure_address(links: &Netlink, on: &Link, wanted: IpNetwork, force: bo
     match links
         .add_address(
             on.index,
-            &NewAddress { net: wanted, broadcast: broadcast(wanted), nodad: false, valid_seconds: None },
+            &NewAddress {
+                net: wanted,
+                broadcast: broadcast(wanted),
+                nodad: false,
+                routeless: false,
+                valid_seconds: None,
+            },
         )
         .await
     {

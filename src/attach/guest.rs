@@ -28,6 +28,13 @@ pub async fn add(job: &Job<'_>, conf: &BindConf) -> Outcome<AddResult> {
         return Err(Failure::new(Code::NameTaken, format!("the pod has an interface {} already", plan.tap))
             .remedy("DEL the attachment that made it first"));
     }
+    if sides.pod_links.has_ingress(plan.link).await? {
+        return Err(Failure::new(
+            Code::Kernel,
+            format!("network {}: the pod's link has an ingress qdisc of somebody else's already", plan.network),
+        )
+        .remedy("`tc qdisc show` in the pod; a link has place for one, and the way to the tap needs it"));
+    }
     let place = sides.place(job)?;
     let addresses = sides.pod_links.addresses(plan.link).await?;
     let mut record = Bind {
@@ -36,6 +43,7 @@ pub async fn add(job: &Job<'_>, conf: &BindConf) -> Outcome<AddResult> {
         link: plan.link,
         tap: plan.tap.clone(),
         tap_index: None,
+        ingress: false,
         multi_queue: plan.multi_queue,
         addresses: addresses.iter().filter(|a| !a.link_local).map(|a| a.net).collect(),
     };
@@ -59,9 +67,13 @@ async fn carry_out(job: &Job<'_>, sides: &Sides, plan: &BindPlan, id: &Attachmen
     sides.pod.enter(|| tap::create_tap(&plan.tap, plan.multi_queue, QEMU, QEMU))??;
     address::fall_silent(&sides.pod_settings, plan.tap.as_str())?;
     let tap = links.link(plan.tap.as_str()).await?.ok_or_else(|| missing(plan))?;
-    record.tap_index = Some(tap.index);
+    (record.tap_index, record.ingress) = (Some(tap.index), true);
     job.journal().write(id, &job.call.name, record)?;
-    links.redirect(plan.link, tap.index).await?;
+    if let Err(e) = links.redirect(plan.link, tap.index).await {
+        // Either somebody else's came first, or net has taken ours away again.
+        record.ingress = false;
+        return Err(e.into());
+    }
     hit("redirect to the tap");
     links.redirect(tap.index, plan.link).await?;
     hit("redirect from the tap");

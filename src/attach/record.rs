@@ -111,7 +111,15 @@ pub struct Bind {
     pub link: u32,
     pub tap: IfName,
     pub tap_index: Option<u32>,
+    /// The link's ingress qdisc is ours, or is about to be made.
+    #[serde(default = "yes")]
+    pub ingress: bool,
     pub multi_queue: bool,
     /// Addresses that were on the link: CHECK of the wire counts them as present.
     pub addresses: Vec<IpNetwork>,
+}
+
+/// Records of trestle 0.1 do not say.
+fn yes() -> bool {
+    true
 }

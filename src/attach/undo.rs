@@ -184,14 +184,27 @@ async fn macvlans(links: &Netlink, id: &AttachmentId, index: Option<u32>, master
 
 async fn tap(pod: &Namespace, bind: &Bind) -> NetResult<()> {
     let links = pod.netlink()?;
-    gone_is_fine(links.clear_ingress(bind.link).await)?;
-    hit("redirect removed");
+    if bind.ingress && ours_at_ingress(&links, bind).await? {
+        gone_is_fine(links.clear_ingress(bind.link).await)?;
+        hit("redirect removed");
+    }
     let found = links.link(bind.tap.as_str()).await?;
     let ours = |l: &Link| matches!(l.kind, LinkKind::Tun { .. }) && bind.tap_index.is_none_or(|i| i == l.index);
     match found.filter(ours) {
         Some(tap) => delete(&links, tap.index).await,
         None => Ok(()),
     }
+}
+
+/// Whether what is at the link's ingress is the bind step's: a redirect to its tap, be that gone, or no filter yet.
+/// Between the record and the qdisc somebody else may have put theirs there.
+async fn ours_at_ingress(links: &Netlink, bind: &Bind) -> NetResult<bool> {
+    let filters = match links.ingress_filters(bind.link).await {
+        Err(e) if e.gone() => return Ok(false),
+        filters => filters?,
+    };
+    let to_tap = |to: &u32| *to == 0 || Some(*to) == bind.tap_index;
+    Ok(filters.is_empty() || filters.iter().flatten().any(to_tap))
 }
 
 /// Deletes a link; gone is success.

@@ -5,7 +5,7 @@ use ipnetwork::IpNetwork;
 
 use crate::cni::{AddResult, IpConfig};
 use crate::ipam::Lease;
-use crate::net::{Link, Netlink, nft};
+use crate::net::{Link, LinkKind, NetResult, Netlink, nft};
 use crate::plan::{self, Form, Masquerade, NodeFacts, Plan};
 use crate::types::{AttachmentId, Code, Failure, Mac, Outcome, Role};
 
@@ -147,6 +147,18 @@ fn intent(job: &Job<'_>, sides: &Sides, plan: &Plan, ipam: &Ipam<'_>) -> Outcome
 /// A link that must be there; it is gone if somebody deletes a pod while it starts.
 pub async fn made(links: &Netlink, name: &str) -> Outcome<Link> {
     links.link(name).await?.ok_or_else(|| vanished(name))
+}
+
+/// The pod's link of that name. KubeVirt's `bridge: {}` calls a machine's `pod<H>` `<H>-nic`, and puts another link into
+/// its place.
+pub async fn end_by_name(links: &Netlink, name: &str) -> NetResult<Option<Link>> {
+    if let Some(hash) = name.strip_prefix("pod")
+        && let Some(renamed) = links.link(&format!("{hash}-nic")).await?
+        && matches!(renamed.kind, LinkKind::Veth | LinkKind::Macvlan { .. })
+    {
+        return Ok(Some(renamed));
+    }
+    links.link(name).await
 }
 
 pub fn vanished(name: &str) -> Failure {

@@ -127,7 +127,7 @@ fn up() -> LinkChange<'static> {
 
 async fn address(net: &Netlink, index: u32, ip: Ipv4Addr) -> anyhow::Result<()> {
     let wanted = IpNetwork::V4(Ipv4Network::new(ip, PREFIX)?);
-    let address = NewAddress { net: wanted, broadcast: None, nodad: false, valid_seconds: None };
+    let address = NewAddress { net: wanted, broadcast: None, nodad: false, routeless: false, valid_seconds: None };
     Ok(net.add_address(index, &address).await?)
 }
 

@@ -27,6 +27,8 @@ pub struct NewAddress {
     pub broadcast: Option<Ipv4Addr>,
     /// IPv6: usable at once, and no frame is sent to ask whether somebody has it.
     pub nodad: bool,
+    /// The kernel makes no route to its subnet.
+    pub routeless: bool,
     /// None: for ever.
     pub valid_seconds: Option<u32>,
 }
@@ -45,6 +47,11 @@ impl Netlink {
         m.attributes.extend(a.broadcast.map(AddressAttribute::Broadcast));
         if a.nodad {
             m.header.flags |= AddressHeaderFlags::Nodad;
+        }
+        if a.routeless {
+            // No place in the header's byte; the attribute counts instead of that.
+            let in_header = AddressFlags::from_bits_retain(m.header.flags.bits().into());
+            m.attributes.push(AddressAttribute::Flags(in_header | AddressFlags::Noprefixroute));
         }
         if let Some(seconds) = a.valid_seconds {
             let mut times = CacheInfo::default();
@@ -109,7 +116,7 @@ mod tests {
     use crate::net::testing::{Bench, block_on};
 
     fn new(net: &str) -> NewAddress {
-        NewAddress { net: net.parse().unwrap(), broadcast: None, nodad: true, valid_seconds: None }
+        NewAddress { net: net.parse().unwrap(), broadcast: None, nodad: true, routeless: false, valid_seconds: None }
     }
 
     async fn listed(net: &Netlink, index: u32, ip: &str) -> Option<Address> {
@@ -136,6 +143,25 @@ mod tests {
             assert!(b.pod.addresses(pod).await.unwrap().iter().any(|a| a.link_local), "IPv6 makes one");
             let lo = b.pod.link("lo").await.unwrap().unwrap().index;
             assert_eq!(b.pod.addresses(lo).await.unwrap(), [], "another link's addresses do not count");
+        });
+    }
+
+    #[test]
+    fn an_address_without_a_route_to_its_subnet() {
+        block_on(async {
+            let b = Bench::new();
+            let pod = b.pair().await.1.index;
+            for (net, v6) in [("10.1.2.3/24", false), ("2001:db8::5/64", true)] {
+                let subnet: IpNetwork = net.parse().unwrap();
+                let routed = async || b.pod.routes(v6).await.unwrap().iter().any(|r| subnet.contains(r.dst.network()));
+                b.pod.add_address(pod, &NewAddress { routeless: true, ..new(net) }).await.unwrap();
+                let there = listed(&b.pod, pod, &subnet.ip().to_string()).await.unwrap();
+                assert!(!there.tentative && there.net == subnet, "the other flags are kept: {there:?}");
+                assert!(!routed().await, "{net}");
+                b.pod.delete_address(pod, &subnet).await.unwrap();
+                b.pod.add_address(pod, &new(net)).await.unwrap();
+                assert!(routed().await, "{net}");
+            }
         });
     }
 

@@ -82,7 +82,7 @@ mod tests {
             let (host, pod) = b.pair().await;
             for (net, index, address) in [(&b.host, host.index, "10.1.0.1/24"), (&b.pod, pod.index, "10.1.0.2/24")] {
                 let net_of = address.parse().unwrap();
-                let a = NewAddress { net: net_of, broadcast: None, nodad: true, valid_seconds: None };
+                let a = NewAddress { net: net_of, broadcast: None, nodad: true, routeless: false, valid_seconds: None };
                 net.add_address(index, &a).await.unwrap();
             }
             let sent = b.host_ns.enter(|| UdpSocket::bind("10.1.0.1:0").and_then(|s| s.send_to(b"who", "10.1.0.2:9")));

@@ -26,6 +26,8 @@ pub struct Route {
     /// None: universe, 0. Always Some in a list.
     pub scope: Option<u8>,
     pub source: Option<IpAddr>,
+    /// IPv4: for packets with exactly this type of service alone; 0 for all.
+    pub tos: u8,
     pub mtu: Option<u32>,
     pub advmss: Option<u32>,
     /// The kernel made it, for an address. Only in lists.
@@ -71,6 +73,7 @@ fn message(r: &Route, protocol: RouteProtocol, scope: RouteScope) -> RouteMessag
     m.header.protocol = protocol;
     m.header.scope = r.scope.map_or(scope, RouteScope::from);
     m.header.kind = RouteType::Unicast;
+    m.header.tos = r.tos;
     let a = &mut m.attributes;
     // The kernel refuses a destination with host bits.
     if r.dst.prefix() > 0 {
@@ -117,6 +120,7 @@ fn routes(m: RouteNetlinkMessage) -> Vec<Route> {
         priority: None,
         scope: Some(m.header.scope.into()),
         source: None,
+        tos: m.header.tos,
         mtu: None,
         advmss: None,
         kernel: m.header.protocol == RouteProtocol::Kernel,
@@ -190,6 +194,7 @@ mod tests {
             priority: None,
             scope: None,
             source: None,
+            tos: 0,
             mtu: None,
             advmss: None,
             kernel: false,
@@ -201,7 +206,7 @@ mod tests {
         let index = b.pair().await.1.index;
         for net in ["10.1.0.2/24", "2001:db8:1::2/64"] {
             let net = net.parse().unwrap();
-            let a = NewAddress { net, broadcast: None, nodad: true, valid_seconds: None };
+            let a = NewAddress { net, broadcast: None, nodad: true, routeless: false, valid_seconds: None };
             b.pod.add_address(index, &a).await.unwrap();
         }
         index
@@ -222,6 +227,7 @@ mod tests {
                 priority: Some(50),
                 scope: Some(0),
                 source: Some("10.1.0.2".parse().unwrap()),
+                tos: 0xf8,
                 mtu: Some(1300),
                 advmss: Some(1200),
                 ..route("192.0.2.0/24", Some("10.1.0.1"), link)

@@ -33,13 +33,34 @@ impl Netlink {
         done.map(drop)
     }
 
+    /// Whether the link has an ingress (or clsact) qdisc: there is place for one.
+    pub async fn has_ingress(&self, index: u32) -> NetResult<bool> {
+        let index = index.cast_signed();
+        let ask = Ask::new("list qdiscs", format!("of link {index}"));
+        let query = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::with_index(index));
+        // The kernel lists those of all links.
+        let here = |m: &RouteNetlinkMessage| match m {
+            RouteNetlinkMessage::NewQueueDiscipline(q) => {
+                q.header.index == index && q.header.parent == TcHandle::INGRESS
+            }
+            _ => false,
+        };
+        Ok(self.dump(ask, query).await?.iter().any(here))
+    }
+
     /// Index of the link that frames coming in at `from` are redirected to.
     pub async fn redirect_target(&self, from: u32) -> NetResult<Option<u32>> {
+        Ok(self.ingress_filters(from).await?.into_iter().flatten().next())
+    }
+
+    /// Where the filters at a link's ingress redirect to, `None` for what does not; 0: to a link that is gone. Empty
+    /// where there is no filter.
+    pub async fn ingress_filters(&self, from: u32) -> NetResult<Vec<Option<u32>>> {
         let mut query = TcMessage::with_index(from.cast_signed());
         query.header.parent = INGRESS;
         let ask = Ask::new("list filters", format!("of link {from}"));
         let found = self.dump(ask, RouteNetlinkMessage::GetTrafficFilter(query)).await?;
-        Ok(found.into_iter().find_map(target))
+        Ok(found.into_iter().map(target).collect())
     }
 
     /// Takes the ingress qdisc and all its filters away; that it has none is no error. A clsact qdisc is somebody
@@ -187,6 +208,22 @@ mod tests {
                 assert_eq!(b.pod.redirect_target(pod).await.unwrap(), None);
             }
             b.pod.clear_ingress(99).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn it_is_seen_whether_a_link_has_an_ingress_and_what_its_filters_do() {
+        block_on(async {
+            let b = Bench::new();
+            let (pod, tap) = with_tap(&b).await;
+            let redirects =
+                async || b.pod.ingress_filters(pod).await.unwrap().into_iter().flatten().collect::<Vec<_>>();
+            assert!(!b.pod.has_ingress(pod).await.unwrap() && redirects().await.is_empty());
+            b.pod.redirect(pod, tap).await.unwrap();
+            assert!(b.pod.has_ingress(pod).await.unwrap() && !b.pod.has_ingress(tap).await.unwrap());
+            assert_eq!(redirects().await, [tap]);
+            b.pod.delete_link(tap).await.unwrap();
+            assert_eq!(redirects().await, [0]);
         });
     }
 

@@ -134,6 +134,37 @@ fn nobody_answers_for_the_guest() {
     assert!(!neighbours.contains("lladdr"), "the pod's stack answered a question for the guest: {neighbours}");
 }
 
+/// What a process of the pod sends goes where it would go without this network.
+#[test]
+fn the_pods_own_traffic_does_not_leave_by_the_machines_link() {
+    let node = Node::new();
+    let pod = node.pod("machine");
+    pod.sh("ip link add eth0 type veth peer name up0; ip link set eth0 up; ip link set up0 up
+         ip addr add 10.244.0.5/24 dev eth0; ip route add default via 10.244.0.1");
+    let wire = wire(&node, &pod);
+    let result = wire.add().unwrap();
+    assert_eq!(pod.addresses(POD_LINK), ["10.1.2.2/24"]);
+    let mut ear = Ear::on(&node);
+    let send = || {
+        let voice = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        voice.send_to(b"?", "10.1.2.77:9").unwrap();
+    };
+    pod.ns.enter(send).unwrap();
+    assert_eq!(ear.hears(Duration::from_secs(1)), None);
+    assert!(pod.sh("ip route get 10.1.2.77").contains("dev eth0"));
+    // What KubeVirt's `bridge: {}` looks for.
+    let seen = pod.sh(&format!("ip -4 route show table main dev {POD_LINK}"));
+    assert!(seen.starts_with("10.1.2.0/24 ") && seen.trim().lines().count() == 1, "{seen}");
+    wire.check(&result).unwrap();
+    // The control: with the route that the kernel would have made, the question for 10.1.2.77 is heard.
+    pod.sh(&format!("ip route add 10.1.2.0/24 dev {POD_LINK}"));
+    pod.ns.enter(send).unwrap();
+    assert!(ear.hears(Duration::from_secs(2)).is_some());
+    pod.sh(&format!("ip route del 10.1.2.0/24 dev {POD_LINK} tos 0"));
+    bind(&node, &pod).add().unwrap();
+    assert_eq!(pod.sh(&format!("ip -4 route show table all dev {POD_LINK}")), "", "the bind step takes all of it off");
+}
+
 #[test]
 fn the_machines_wire_and_its_bind_step() {
     let node = Node::new();
@@ -228,6 +259,50 @@ fn a_wire_is_known_whatever_kubevirt_calls_it() {
     assert_eq!(pod.links(), ["k6t-094a367b026", "stand-in", POD_LINK], "what is KubeVirt's stays");
 }
 
+/// KubeVirt's link under the old name is of another kind, as its dummy is, and has the MAC that ours had.
+#[test]
+fn check_without_the_journal_finds_the_renamed_link() {
+    let node = Node::new();
+    for ty in [Type::Trestle, Type::Bridge] {
+        let pod = node.pod(&format!("machine{ty:?}"));
+        let wire = wire(&node, &pod).drop_in(ty);
+        let wire = if ty == Type::Bridge { wire.with(json!({"type": "bridge"})) } else { wire };
+        let result = wire.add().unwrap();
+        std::fs::remove_dir_all(node.dirs.run.join("journal")).unwrap();
+        wire.check(&result).unwrap();
+        pod.sh(&format!(
+            "ip link set {POD_LINK} down; ip addr flush dev {POD_LINK}; ip link set {POD_LINK} name 094a367b026-nic
+             ip link set 094a367b026-nic address 02:11:22:33:44:55 up; ip link add {POD_LINK} address {DERIVED} type bridge"
+        ));
+        wire.check(&result).unwrap();
+        let port = result.interfaces[1].name.clone();
+        node.sh(&format!("ip link set {port} nomaster"));
+        assert!(wire.finds(&result).contains("no port of bridge br0"));
+        node.sh(&format!("ip link del {port}"));
+        assert!(wire.finds(&result).contains("no veth"), "what is left is KubeVirt's");
+        pod.sh(&format!("ip link del {POD_LINK}"));
+        assert!(wire.finds(&result).contains("is gone"));
+        wire.del().unwrap();
+    }
+}
+
+#[test]
+fn check_without_the_journal_knows_that_a_bound_link_has_no_address() {
+    let node = Node::new();
+    let pod = node.pod("machine");
+    let wire = wire(&node, &pod);
+    let ipam = node.host_local(json!({"subnet": "10.1.2.0/24"}));
+    let wire = wire.with(json!({"ipam": {"routes": [{"dst": "0.0.0.0/0"}], "type": ipam["type"],
+        "dataDir": ipam["dataDir"], "ranges": ipam["ranges"]}}));
+    let result = wire.add().unwrap();
+    assert_eq!(result.routes.len(), 1, "for the guest");
+    bind(&node, &pod).add().unwrap();
+    std::fs::remove_dir_all(node.dirs.run.join("journal")).unwrap();
+    wire.check(&result).unwrap();
+    bind(&node, &pod).del().unwrap();
+    assert!(wire.finds(&result).contains("has no address 10.1.2.2/24"));
+}
+
 #[test]
 fn without_the_journal_the_renamed_link_is_found_by_kubevirts_name() {
     let node = Node::new();
@@ -313,9 +388,65 @@ fn a_bind_step_that_fails_leaves_the_pod_as_it_was() {
     assert_eq!(bind.add().unwrap_err().code, Code::Kernel, "somebody filters there already");
     assert_eq!((pod.links(), pod.addresses(POD_LINK)), (vec![POD_LINK.to_owned()], vec!["10.1.2.2/24".to_owned()]));
     assert!(node.entry("c1", "net2", Role::Bind).is_none());
+    assert!(pod.sh(&format!("tc qdisc show dev {POD_LINK}")).contains("ingress"), "what is somebody else's stays");
+    pod.sh(&format!("tc qdisc del dev {POD_LINK} ingress"));
     pod.sh(&format!("ip link add {TAP} type veth peer name other"));
     assert_eq!(bind.add().unwrap_err().code, Code::NameTaken);
     assert_eq!(pod.addresses(POD_LINK).len(), 1);
+}
+
+/// Undo meets an ingress qdisc on the machine's link: whose is it?
+#[test]
+fn undo_clears_the_redirect_and_no_other_filter() {
+    let node = Node::new();
+    let there = |pod: &Pod| pod.sh(&format!("tc qdisc show dev {POD_LINK}")).contains("ingress");
+    let own = format!("tc qdisc del dev {POD_LINK} ingress; tc qdisc add dev {POD_LINK} ingress");
+    let marks = format!("tc filter add dev {POD_LINK} parent ffff: u32 match u32 0 0 flowid 1:1");
+    let elsewhere = format!(
+        "ip link add other type veth peer name beyond;
+         tc filter add dev {POD_LINK} parent ffff: u32 match u32 0 0 action mirred egress redirect dev other"
+    );
+    for (n, (change, stays)) in [
+        ("true".to_owned(), false),
+        (format!("ip link del {TAP}"), false),
+        // Killed between the qdisc and its filter.
+        (own.clone(), false),
+        (format!("{own}; {marks}"), true),
+        (format!("{own}; {elsewhere}"), true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (pod, container) = (node.pod(&format!("machine{n}")), format!("c{n}"));
+        let wire = At { container: &container, ..wire(&node, &pod) };
+        let bind = At { container: &container, ..bind(&node, &pod) };
+        wire.add().unwrap();
+        bind.add().unwrap();
+        assert!(there(&pod));
+        pod.sh(&change);
+        bind.del().unwrap();
+        assert_eq!(there(&pod), stays, "after {change}");
+        assert!(!pod.links().contains(&TAP.to_owned()));
+        wire.del().unwrap();
+    }
+}
+
+/// The plugin was killed after the record was written, and before it said that the qdisc is about to be made.
+#[test]
+fn undo_leaves_an_ingress_that_came_after_the_first_record() {
+    let node = Node::new();
+    let pod = node.pod("machine");
+    wire(&node, &pod).add().unwrap();
+    let bind = bind(&node, &pod);
+    bind.add().unwrap();
+    let mut entry = node.entry("c1", "net2", Role::Bind).unwrap();
+    assert_eq!(entry.record["ingress"], json!(true));
+    (entry.record["ingress"], entry.record["tap_index"]) = (json!(false), json!(null));
+    Journal(&node.dirs).write(&entry.id, &entry.network.parse().unwrap(), &entry.record).unwrap();
+    pod.sh(&format!("tc qdisc del dev {POD_LINK} ingress; tc qdisc add dev {POD_LINK} ingress"));
+    bind.del().unwrap();
+    assert!(pod.sh(&format!("tc qdisc show dev {POD_LINK}")).contains("ingress"));
+    assert_eq!((pod.links(), node.entry("c1", "net2", Role::Bind).is_none()), (vec![POD_LINK.to_owned()], true));
 }
 
 #[test]
