@@ -1,12 +1,15 @@
 //! Dispatch: any argument is the command line, none is CNI. No rule of the domain lives here.
 
 mod attach;
+mod chain;
 mod cli;
 mod cni;
+mod delegate;
 mod failpoint;
 mod ipam;
 mod lab;
 mod logging;
+mod nad;
 mod net;
 mod plan;
 mod plugin;
