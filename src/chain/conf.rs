@@ -3,36 +3,26 @@
 use serde_json::{Map, Value};
 
 use crate::cni::{AddResult, Verb, Version, json};
-use crate::nad::{Conf, ConfList};
+use crate::nad::Conf;
 use crate::types::{Code, Failure, Outcome};
 
 pub struct Parts<'a> {
     pub name: &'a str,
-    /// As it stands there; empty means 0.1.0.
+    /// What is spoken with the plugins; empty means 0.1.0.
     pub version: &'a str,
-    pub plugins: Vec<&'a Map<String, Value>>,
+    pub plugins: &'a [Map<String, Value>],
     pub disable_check: bool,
     pub disable_gc: bool,
 }
 
 impl<'a> Parts<'a> {
     pub fn of(conf: &'a Conf) -> Outcome<Self> {
-        let parts = match conf {
-            Conf::Plugin(plugin) => Self {
-                name: text(plugin, "name"),
-                version: text(plugin, "cniVersion"),
-                plugins: vec![plugin],
-                disable_check: false,
-                disable_gc: false,
-            },
-            Conf::List(list) => Self {
-                name: &list.name,
-                version: version(list),
-                plugins: list.plugins.iter().collect(),
-                disable_check: list.disable_check,
-                disable_gc: list.disable_gc,
-            },
+        let (disable_check, disable_gc) = match conf {
+            Conf::Plugin(_) => (false, false),
+            Conf::List(list) => (list.disable_check, list.disable_gc),
         };
+        let (name, version, plugins) = (conf.name(), conf.version(), conf.plugins());
+        let parts = Self { name, version, plugins, disable_check, disable_gc };
         match parts.plugins.len() {
             0 => Err(Failure::new(Code::Config, format!("network {}: plugins: the list is empty", parts.name))),
             _ => Ok(parts),
@@ -101,30 +91,13 @@ impl<'a> Parts<'a> {
 
 /// `type`; empty where there is none.
 pub fn type_of(plugin: &Map<String, Value>) -> &str {
-    text(plugin, "type")
+    json::get(plugin, "type").and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Sets a key, and takes away what a plugin could take for it.
 pub fn set(conf: &mut Map<String, Value>, key: &str, value: Value) {
     conf.retain(|k, _| k == key || !json::same_key(k, key));
     conf.insert(key.into(), value);
-}
-
-fn text<'a>(plugin: &'a Map<String, Value>, key: &str) -> &'a str {
-    json::get(plugin, key).and_then(Value::as_str).unwrap_or_default()
-}
-
-/// The newest of `cniVersion` and `cniVersions` that this program has; where there is no `cniVersions`, `cniVersion`.
-fn version(list: &ConfList) -> &str {
-    if list.versions.is_empty() {
-        return &list.version;
-    }
-    let all = list.versions.iter().chain(Some(&list.version).filter(|v| !v.is_empty()));
-    let newest = Version::numbers_of(Version::NEWEST.as_str());
-    all.filter_map(|text| Version::numbers_of(text).map(|n| (n, text)))
-        .filter(|(n, _)| Some(*n) <= newest)
-        .max()
-        .map_or(&list.version, |(_, text)| text)
 }
 
 #[cfg(test)]
@@ -137,31 +110,13 @@ mod tests {
         v.as_object().cloned().unwrap()
     }
 
-    fn list(version: &str, versions: &[&str]) -> Conf {
-        let plugins = vec![object(json!({"type": "a"}))];
-        let versions = versions.iter().map(|v| (*v).to_owned()).collect();
-        Conf::List(ConfList { name: "n".into(), version: version.into(), versions, plugins, ..ConfList::default() })
-    }
-
-    #[test]
-    fn the_newest_version_that_we_have() {
-        for (version, versions, used) in [
-            ("0.4.0", &["0.3.1", "1.0.0"][..], "1.0.0"),
-            ("1.0.0", &["0.3.1"], "1.0.0"),
-            ("", &["0.3.1", "0.10.0", "0.4.0"], "0.10.0"),
-            ("2.0.0", &["0.4.0", "1.2.0"], "0.4.0"),
-            ("1.2.0", &["1.3.0"], "1.2.0"),
-            ("9.9.9", &[], "9.9.9"),
-            ("", &[], ""),
-            ("0.4.0", &["x", "1.0"], "1.0"),
-        ] {
-            assert_eq!(Parts::of(&list(version, versions)).unwrap().version, used, "{version} {versions:?}");
-        }
+    fn list(version: &str) -> Conf {
+        crate::chain::tests::list(version, json!([{"type": "a"}]))
     }
 
     #[test]
     fn which_verbs_a_version_has() {
-        let has = |version: &str, verb| Parts::of(&list(version, &[])).unwrap().has(verb);
+        let has = |version: &str, verb| Parts::of(&list(version)).unwrap().has(verb);
         assert_eq!(
             (has("", Verb::Check), has("0.3.1", Verb::Check), has("0.4", Verb::Check)),
             (Ok(false), Ok(false), Ok(true))
@@ -175,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_plugin_gets_what_it_declares_under_the_networks_name() {
-        let conf = list("1.0.0", &[]);
+        let conf = list("1.0.0");
         let parts = Parts::of(&conf).unwrap();
         let runtime = object(json!({"mac": "m", "ips": ["i"], "bandwidth": {"x": 1}, "Aliases": 1}));
         let plugin = object(json!({"NAME": "mine", "type": "a", "CniVersion": "0.1.0", "n": 9007199254740993u64,
@@ -195,7 +150,7 @@ mod tests {
     #[test]
     fn a_kept_result_comes_in_the_networks_version() {
         let prev = |version: &str, kept: Value| {
-            let conf = list(version, &[]);
+            let conf = list(version);
             let parts = Parts::of(&conf).unwrap();
             (parts.prev(&kept), parts.prev_for_del(Some(&kept)))
         };
@@ -211,7 +166,7 @@ mod tests {
 
     #[test]
     fn an_empty_list_is_none() {
-        let empty = Conf::List(ConfList { name: "n".into(), ..ConfList::default() });
+        let empty = crate::chain::tests::list("1.0.0", json!([]));
         assert_eq!(Parts::of(&empty).err().unwrap().msg, "network n: plugins: the list is empty");
     }
 }

@@ -20,12 +20,13 @@ use serde_json::{Map, Value, json};
 use crate::cni::{AddResult, Verb, Version};
 use crate::delegate::{self, Answer, Delegate};
 use crate::nad;
-use crate::plan::{self, Allow, Asker, Chooser, PodFacts};
+use crate::plan::{self, Allow, Asker, PodFacts};
 use crate::store::{Dirs, NodeConfig};
 use crate::types::{Code, ContainerId, Failure, IfName, Outcome};
 
 use conf::Parts;
 
+pub use crate::plan::Chooser;
 pub use own::Kind;
 
 /// A network as one pod gets it.
@@ -136,7 +137,7 @@ async fn give_up(
     last: Option<Done>,
     mut cause: Failure,
 ) -> Failure {
-    let ran = match by(parts.plugins[at]) {
+    let ran = match by(&parts.plugins[at]) {
         Ok(By::Foreign(_)) => at + 1,
         _ => at,
     };
@@ -188,7 +189,7 @@ pub async fn check(network: &Network<'_>, place: &Place<'_>, prev: &Value) -> Ou
         return Ok(());
     }
     let prev = parts.prev(prev)?;
-    for plugin in &parts.plugins {
+    for plugin in parts.plugins {
         let conf = parts.build(plugin, prev.clone(), network.runtime);
         match by(plugin)? {
             By::Own(kind) => own::check(kind, network, place, conf).await?,
@@ -204,7 +205,7 @@ pub async fn status(conf: &nad::Conf, site: &Site<'_>) -> Outcome<()> {
     if !parts.has(Verb::Status)? {
         return Ok(());
     }
-    for plugin in &parts.plugins {
+    for plugin in parts.plugins {
         of_the_node(Verb::Status, plugin, site, parts.named(plugin)).await?;
     }
     Ok(())
@@ -218,7 +219,7 @@ pub async fn gc(conf: &nad::Conf, site: &Site<'_>, valid: &[(String, String)]) -
     }
     let valid: Value = valid.iter().map(|(c, i)| json!({ "containerID": c, "ifname": i })).collect();
     let mut failures = Vec::new();
-    for plugin in &parts.plugins {
+    for plugin in parts.plugins {
         let mut conf = parts.named(plugin);
         // The specification once had another name for it, and there are plugins that know only that one.
         for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {

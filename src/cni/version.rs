@@ -54,11 +54,6 @@ impl Version {
     /// Whether a text is a version, known or not, of this one's age or newer; `None` where it is no version at all.
     /// The reference library tells these apart by different codes.
     pub fn reached_by(self, text: &str) -> Option<bool> {
-        Some(Self::numbers_of(text)? >= self.numbers())
-    }
-
-    /// The parts of a version's text, known or not, to compare them by age; `None` where it is no version at all.
-    pub fn numbers_of(text: &str) -> Option<[i64; 3]> {
         let parts: Vec<&str> = text.split('.').collect();
         if parts.len() > 3 {
             return None;
@@ -67,7 +62,7 @@ impl Version {
         for (n, part) in numbers.iter_mut().zip(parts) {
             *n = part.parse().ok()?;
         }
-        Some(numbers)
+        Some(numbers >= self.numbers())
     }
 }
 

@@ -74,7 +74,16 @@ impl Bin {
 /// A list called `n`.
 pub fn list(version: &str, plugins: Value) -> Conf {
     let plugins = plugins.as_array().unwrap().iter().map(|p| p.as_object().cloned().unwrap()).collect();
-    Conf::List(ConfList { name: "n".into(), version: version.into(), plugins, ..ConfList::default() })
+    Conf::List(ConfList {
+        raw: Map::new(),
+        name: "n".into(),
+        version: version.into(),
+        versions: Vec::new(),
+        disable_check: false,
+        disable_gc: false,
+        load_only_inlined: false,
+        plugins,
+    })
 }
 
 pub fn single(conf: Value) -> Conf {
