@@ -5,8 +5,10 @@
 
 mod annotation;
 mod attach;
+mod chain;
 mod cli;
 mod cni;
+mod delegate;
 mod devices;
 mod failpoint;
 #[cfg(fuzzing)]

@@ -3,60 +3,39 @@
 //! A drop-in name in argv[0] decides before `type` does: as an IPAM plugin the program is run under its own name with
 //! the main plugin's `type` in the configuration.
 
-use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::mem::ManuallyDrop;
 use std::path::Path;
-use std::time::SystemTime;
 
 use serde_json::Value;
 
-use crate::attach::{self, Job, Type};
-use crate::cni::{self, AddResult, Call, Request, Verb, error_json, version_json};
-use crate::ipam::{Fixed, HostLocal, Lease, Who};
+use crate::attach::{self, Job, Level, Type};
+use crate::chain::Kind;
+use crate::cni::{self, Call, Request, Verb, error_json, version_json};
+use crate::delegate;
+use crate::ipam;
 use crate::logging;
 use crate::net::Namespace;
+use crate::plan::Chooser;
 use crate::resolve::pod_facts;
 use crate::store::{Dirs, NodeConfig, process_start};
 use crate::types::{Code, Failure, Outcome};
 
-/// What the program is for this call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    Attachment(Type),
-    HostLocal,
-    Static,
-}
-
-impl Kind {
-    /// `cnv-bridge` is the name that OpenShift gives the bridge plugin.
-    pub fn of(name: &str) -> Option<Self> {
-        Some(match name {
-            "trestle" => Self::Attachment(Type::Trestle),
-            "bridge" | "cnv-bridge" => Self::Attachment(Type::Bridge),
-            "macvlan" => Self::Attachment(Type::Macvlan),
-            "host-local" => Self::HostLocal,
-            "static" => Self::Static,
-            _ => return None,
-        })
+/// What the program is for a call: by its name if it is a drop-in's, else by `type`.
+fn decide(program: &str, call: &Call) -> Outcome<Kind> {
+    if let Some(kind) = Kind::of(program).filter(|k| *k != Kind::Attachment(Type::Trestle)) {
+        return Ok(kind);
     }
-
-    /// By the program's name if it is a drop-in's, else by `type`.
-    fn decide(program: &str, call: &Call) -> Outcome<Self> {
-        if let Some(kind) = Self::of(program).filter(|k| *k != Self::Attachment(Type::Trestle)) {
-            return Ok(kind);
-        }
-        // Run as an IPAM plugin it has the main plugin's type: to go by that would attach once more.
-        if program == "dhcp" {
-            return Err(Failure::new(Code::Config, "this version of trestle is no dhcp plugin")
-                .remedy("install the reference plugin dhcp under this name"));
-        }
-        Self::of(&call.type_name).ok_or_else(|| {
-            Failure::new(Code::Config, format!("type: {:?} is none that trestle knows", call.type_name))
-                .remedy("trestle, bridge, macvlan, host-local or static")
-        })
+    // Run as an IPAM plugin it has the main plugin's type: to go by that would attach once more.
+    if program == "dhcp" {
+        return Err(Failure::new(Code::Config, "this version of trestle is no dhcp plugin")
+            .remedy("install the reference plugin dhcp under this name"));
     }
+    Kind::of(&call.type_name).ok_or_else(|| {
+        Failure::new(Code::Config, format!("type: {:?} is none that trestle knows", call.type_name))
+            .remedy("trestle, bridge, macvlan, host-local or static")
+    })
 }
 
 /// Exit codes of a CNI plugin: what failed is in the error object.
@@ -98,14 +77,22 @@ fn about(program: &str) -> u8 {
     SUCCESS
 }
 
+/// What a call is carried out with.
+struct Around<'a> {
+    dirs: &'a Dirs,
+    node: &'a Outcome<NodeConfig>,
+    level: Level,
+}
+
 fn answer(program: &str, env: Env<'_>, call: &Call) -> (Option<Value>, u8) {
     let dirs = Dirs::from_env(env);
     let node = NodeConfig::read(&dirs);
     let _log = logging::start(&dirs, node.as_ref().ok().and_then(|n| n.log_level.as_deref()));
     let span = call_span(call);
     let _in = span.enter();
-    let kind = Kind::decide(program, call);
-    match kind.clone().and_then(|kind| carry_out(kind, call, &dirs, &node)) {
+    let kind = decide(program, call);
+    let around = Around { dirs: &dirs, node: &node, level: level(env, call) };
+    match kind.clone().and_then(|kind| carry_out(kind, call, &around)) {
         Ok(answer) => {
             tracing::debug!("done");
             (answer, SUCCESS)
@@ -149,25 +136,37 @@ fn own_namespace(call: &Call) -> Outcome<Option<Failure>> {
     Ok(Some(Failure::new(Code::OwnNamespace, msg).remedy("CNI_NETNS_OVERRIDE=1 if this is meant")))
 }
 
-fn carry_out(kind: Kind, call: &Call, dirs: &Dirs, node: &Outcome<NodeConfig>) -> Outcome<Option<Value>> {
+fn carry_out(kind: Kind, call: &Call, around: &Around<'_>) -> Outcome<Option<Value>> {
     match own_namespace(call)? {
-        None => act(kind, call, dirs, node),
+        None => act(kind, call, around),
         // A process that is gone gave its number, and so `/proc/NUMBER/ns/net`, to one of the node. Journal and stores
         // tell what to undo; the links in here are the node's.
         Some(refusal) if call.verb == Verb::Del => {
-            act(kind, &Call { netns: None, ..call.clone() }, dirs, node)?;
+            act(kind, &Call { netns: None, ..call.clone() }, around)?;
             if kind == Kind::Attachment(Type::Trestle) { Ok(None) } else { Err(refusal) }
         }
         Some(refusal) => Err(refusal),
     }
 }
 
-fn act(kind: Kind, call: &Call, dirs: &Dirs, node: &Outcome<NodeConfig>) -> Outcome<Option<Value>> {
+fn act(kind: Kind, call: &Call, around: &Around<'_>) -> Outcome<Option<Value>> {
+    let Around { dirs, node, .. } = around;
     match (kind, call.verb) {
         (Kind::Attachment(ty), Verb::Status) => attach::status(call, ty, dirs, node).map(|()| None),
-        (Kind::Attachment(ty), _) => attachment(ty, call, dirs, node),
-        (Kind::HostLocal, verb) => host_local(verb, call, dirs),
-        (Kind::Static, verb) => fixed(verb, call),
+        (Kind::Attachment(ty), _) => attachment(ty, call, around),
+        (Kind::HostLocal, _) => ipam::host_local(call, dirs),
+        (Kind::Static, _) => ipam::fixed(call),
+    }
+}
+
+/// Within a call of ours that runs a plugin that runs us, as flannel runs `bridge`, the lock is held already: to wait
+/// for it would be to wait for ourselves.
+fn level(env: Env<'_>, call: &Call) -> Level {
+    let held = env(delegate::LOCK_HELD);
+    let of = held.as_ref().and_then(|v| v.to_str());
+    match &call.container {
+        Some(container) if of == Some(container.as_str()) => Level::Inner,
+        _ => Level::Outermost,
     }
 }
 
@@ -178,7 +177,8 @@ fn runtime() -> Outcome<tokio::runtime::Runtime> {
         .map_err(|e| Failure::new(Code::Io, format!("the asynchronous runtime cannot start: {e}")))
 }
 
-fn attachment(ty: Type, call: &Call, dirs: &Dirs, node: &Outcome<NodeConfig>) -> Outcome<Option<Value>> {
+fn attachment(ty: Type, call: &Call, around: &Around<'_>) -> Outcome<Option<Value>> {
+    let Around { dirs, node, level } = *around;
     // Never taken down in order: the process ends with its answer, and the kernel closes sockets in less time.
     let runtime = ManuallyDrop::new(runtime()?);
     if call.verb == Verb::Gc {
@@ -191,51 +191,13 @@ fn attachment(ty: Type, call: &Call, dirs: &Dirs, node: &Outcome<NodeConfig>) ->
     let facts = if call.verb == Verb::Del { pod_facts(call).unwrap_or_default() } else { pod_facts(call)? };
     let defaults = NodeConfig::default();
     let node = if call.verb == Verb::Del { &defaults } else { node.as_ref().map_err(Clone::clone)? };
-    let job = Job { call, dirs, node, facts: &facts, container, ifname, started: None };
+    // Whoever runs us does not tell who chose the network.
+    let chooser = Chooser::Unknown;
+    let job = Job { call, dirs, node, facts: &facts, container, ifname, started: None, level, chooser };
     match call.verb {
         Verb::Add => runtime.block_on(attach::add(&job, ty))?.to_json(call.version).map(Some),
         Verb::Check => runtime.block_on(attach::check(&job, ty)).map(|()| None),
         _ => runtime.block_on(attach::del(&job, ty)).map(|()| None),
-    }
-}
-
-fn host_local(verb: Verb, call: &Call, dirs: &Dirs) -> Outcome<Option<Value>> {
-    let store = HostLocal::parse(&call.conf, &call.args)?;
-    let who = || match (&call.container, &call.ifname) {
-        (Some(c), Some(i)) => Ok(Who { container: c.as_str(), ifname: i.as_str() }),
-        _ => Err(Failure::new(Code::Environment, "CNI_CONTAINERID or CNI_IFNAME not set")),
-    };
-    match verb {
-        Verb::Add => {
-            let lease = store.add(&who()?, dirs)?;
-            let result = result_of(lease).to_json(call.version);
-            if result.is_err() {
-                store.del(&who()?, dirs)?;
-            }
-            return result.map(Some);
-        }
-        Verb::Check => store.check(&who()?, dirs)?,
-        Verb::Del => store.del(&who()?, dirs)?,
-        Verb::Gc => {
-            if let Some(valid) = cni::valid_attachments(&call.conf)? {
-                let keep: HashSet<(&str, &str)> = valid.iter().map(|(c, i)| (c.as_str(), i.as_str())).collect();
-                store.gc(&|who| keep.contains(&(who.container, who.ifname)), SystemTime::now(), dirs)?;
-            }
-        }
-        Verb::Status | Verb::Version => {}
-    }
-    Ok(None)
-}
-
-fn result_of(lease: Lease) -> AddResult {
-    AddResult { ips: lease.ips, routes: lease.routes, dns: lease.dns, ..AddResult::default() }
-}
-
-fn fixed(verb: Verb, call: &Call) -> Outcome<Option<Value>> {
-    match verb {
-        Verb::Add => result_of(Fixed::parse(&call.conf, &call.args)?.add()).to_json(call.version).map(Some),
-        Verb::Check => Fixed::parse(&call.conf, &call.args)?.check(call.prev_result()?.as_ref()).map(|()| None),
-        _ => Ok(None),
     }
 }
 

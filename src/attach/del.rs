@@ -6,21 +6,23 @@ use serde_json::{Map, Value};
 use crate::cni::json;
 use crate::net::{Link, LinkKind, Namespace, Netlink, NsError, nft};
 use crate::plan::{drop_in_host_end, dropin, host_end, network_hash};
-use crate::store::ContainerLock;
 use crate::types::{AttachmentId, Code, Outcome, Role};
 
 use super::record::{self, Wire};
 use super::undo::{Undo, delete, packet_filter};
 use super::wire::end_by_name;
-use super::{Job, LOCK_WAIT, Type, ipam};
+use super::{Job, Level, Type, ipam};
 
 pub async fn del(job: &Job<'_>, ty: Type) -> Outcome<()> {
-    let _lock = ContainerLock::for_undo(job.dirs, job.container, LOCK_WAIT)?;
+    let _lock = job.lock_for_undo()?;
     match ty {
         Type::Trestle => trestle(job).await?,
         Type::Bridge | Type::Macvlan => drop_in(job, ty).await?,
     }
-    job.journal().mark_deleted(job.container)
+    match job.level {
+        Level::Outermost => job.journal().mark_deleted(job.container),
+        Level::Inner => Ok(()),
+    }
 }
 
 async fn trestle(job: &Job<'_>) -> Outcome<()> {

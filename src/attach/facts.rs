@@ -9,12 +9,10 @@ use super::{Job, Sides, WireConf};
 pub async fn gather(job: &Job<'_>, sides: &Sides, conf: &WireConf) -> Outcome<NodeFacts> {
     let mut facts =
         NodeFacts { node: node_name(), seed: job.node.seed.clone(), random: random()?, ..NodeFacts::default() };
+    facts.allow = Allow { bridges: job.node.allow_bridges.clone(), masters: job.node.allow_masters.clone() };
     let links = &sides.host_links;
     match conf {
-        WireConf::Trestle(conf) => {
-            facts.allow = Allow { bridges: job.node.allow_bridges.clone(), masters: job.node.allow_masters.clone() };
-            attachment(links, conf, &mut facts).await?;
-        }
+        WireConf::Trestle(conf) => attachment(links, conf, &mut facts).await?,
         WireConf::Bridge(conf) => facts.bridge = links.link(conf.bridge.as_str()).await?,
         WireConf::Macvlan(conf) => facts.master = macvlan_master(conf, sides).await?,
     }

@@ -4,12 +4,12 @@
 use serde_json::{Map, Value, json};
 
 use crate::cni::{AddResult, Call, Verb, Version, json};
+use crate::delegate::{self, Delegate};
 use crate::failpoint::hit;
 use crate::ipam::{Fixed, HostLocal, Lease, Who};
 use crate::store::Dirs;
 use crate::types::{AttachmentId, Code, Failure, Outcome};
 
-use super::delegate::{self, Delegate};
 use super::{Job, WireConf, asked, record};
 
 /// An IPAM section that has been read and found in order.
@@ -32,7 +32,7 @@ impl<'a> Ipam<'a> {
             WireConf::Bridge(_) | WireConf::Macvlan(_) => Self::read(call, section)?,
         };
         if let Self::Foreign { plugin, .. } = &ipam {
-            delegate::find(plugin, &call.path)?;
+            find(plugin, call)?;
         }
         Ok(ipam)
     }
@@ -79,7 +79,7 @@ impl<'a> Ipam<'a> {
             Self::None => return Ok(Lease::default()),
             Self::HostLocal(h) => h.add(&who(job), job.dirs)?,
             Self::Fixed(f) => f.add(),
-            Self::Foreign { plugin, call } => from_result(foreign(job, call, plugin, Verb::Add)?.unwrap_or_default()),
+            Self::Foreign { plugin, call } => from_result(foreign(job, call, plugin, Verb::Add).add()?.result),
         };
         hit("ipam");
         if lease.ips.is_empty() {
@@ -94,7 +94,7 @@ impl<'a> Ipam<'a> {
             Self::None => Ok(()),
             Self::HostLocal(h) => h.check(&who(job), job.dirs),
             Self::Fixed(f) => f.check(job.call.prev_result()?.as_ref()),
-            Self::Foreign { plugin, call } => foreign(job, call, plugin, Verb::Check).map(drop),
+            Self::Foreign { plugin, call } => foreign(job, call, plugin, Verb::Check).run(),
         }
     }
 }
@@ -126,8 +126,8 @@ fn as_old_plugins_see_it(lease: Lease, version: Version) -> Outcome<Lease> {
     Ok(from_result(seen))
 }
 
-fn foreign(job: &Job<'_>, call: &Call, plugin: &str, verb: Verb) -> Outcome<Option<AddResult>> {
-    let delegate = Delegate {
+fn foreign<'a>(job: &Job<'a>, call: &'a Call, plugin: &'a str, verb: Verb) -> Delegate<'a> {
+    Delegate {
         plugin,
         path: &call.path,
         verb,
@@ -136,8 +136,17 @@ fn foreign(job: &Job<'_>, call: &Call, plugin: &str, verb: Verb) -> Outcome<Opti
         netns: call.netns.as_deref(),
         args: call.args.as_str(),
         conf: &call.conf,
-    };
-    delegate.run(call.version)
+    }
+}
+
+/// Whether the plugin could be run; a name that is none is the section's mistake.
+fn find(plugin: &str, call: &Call) -> Outcome<()> {
+    match delegate::find(plugin, &call.path) {
+        Err(f) if f.code == Code::Config => {
+            Err(Failure { code: Code::IpamConfig, msg: format!("ipam.{}", f.msg), ..f })
+        }
+        found => found.map(drop),
+    }
 }
 
 /// Releases by what the journal kept.
@@ -148,7 +157,7 @@ pub fn release(dirs: &Dirs, id: &AttachmentId, place: &record::Place, ipam: &rec
         record::Ipam::Foreign { plugin, conf, args, path } => {
             let netns = Some(place.netns.as_path());
             let delegate = Delegate { plugin, path, verb: Verb::Del, container, ifname, netns, args, conf };
-            delegate.run(Version::NEWEST)?;
+            delegate.run()?;
         }
     }
     hit("released");
@@ -161,7 +170,7 @@ pub fn must_be_releasable(job: &Job<'_>, section: &Map<String, Value>) -> Outcom
         // It keeps nothing, so nothing of its section is looked at.
         "static" => Ok(()),
         "host-local" => HostLocal::parse(&job.call.conf, &job.call.args).map(drop),
-        plugin => delegate::find(plugin, &job.call.path).map(drop),
+        plugin => find(plugin, job.call),
     }
 }
 
@@ -170,7 +179,7 @@ pub fn release_by_conf(job: &Job<'_>, section: &Map<String, Value>) -> Outcome<(
     match type_of(section) {
         "" | "static" => Ok(()),
         "host-local" => HostLocal::parse(&job.call.conf, &job.call.args)?.del(&who(job), job.dirs),
-        plugin => foreign(job, job.call, plugin, Verb::Del).map(drop),
+        plugin => foreign(job, job.call, plugin, Verb::Del).run(),
     }
 }
 
@@ -185,7 +194,7 @@ pub fn release_what_can_be(job: &Job<'_>) -> Outcome<()> {
             let (conf, args) = asked::first_for_host_local(call);
             HostLocal::parse(&conf, &args).and_then(|h| HostLocal::release(&h.location(), &who(job), job.dirs))
         }
-        plugin => foreign(job, call, plugin, Verb::Del).map(drop),
+        plugin => find(plugin, call).and_then(|()| foreign(job, call, plugin, Verb::Del).run()),
     };
     match done {
         Err(e) if matches!(e.code, Code::IpamConfig | Code::PluginMissing) => {
@@ -204,11 +213,12 @@ pub fn status(call: &Call) -> Outcome<()> {
         "host-local" => HostLocal::parse(&call.conf, &call.args).map(drop),
         "static" => Ok(()),
         plugin => {
+            find(plugin, call)?;
             let path = &call.path;
             let (args, conf) = (call.args.as_str(), &call.conf);
             let delegate =
                 Delegate { plugin, path, verb: Verb::Status, container: "", ifname: "", netns: None, args, conf };
-            delegate.run(call.version).map(drop)
+            delegate.run()
         }
     }
 }

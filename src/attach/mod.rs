@@ -12,7 +12,6 @@ mod asked;
 mod bridge;
 mod check;
 mod del;
-mod delegate;
 mod facts;
 mod gateway;
 mod gc;
@@ -22,7 +21,7 @@ mod macvlan;
 mod record;
 mod status;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 mod undo;
 mod wire;
 
@@ -32,7 +31,7 @@ use serde_json::{Map, Value};
 
 use crate::cni::{AddResult, Call, Dns};
 use crate::net::{Namespace, Netlink, Settings};
-use crate::plan::{Asker, PodFacts, conf, dropin};
+use crate::plan::{Asker, Chooser, PodFacts, conf, dropin};
 use crate::store::{ContainerLock, Dirs, Journal, NodeConfig, process_start};
 use crate::types::{AttachmentId, Code, ContainerId, Failure, IfName, Outcome, Role};
 
@@ -53,6 +52,15 @@ pub enum Type {
     Macvlan,
 }
 
+/// The container's lock, the search for a later DEL and the mark of a DEL belong to the outermost call of a container
+/// alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    Outermost,
+    /// Within a call that holds the lock: the meta plugin's, in this process or above it.
+    Inner,
+}
+
 /// One call, with what is known around it.
 #[derive(Debug)]
 pub struct Job<'a> {
@@ -64,6 +72,8 @@ pub struct Job<'a> {
     pub ifname: &'a IfName,
     /// When the call began, on the boot clock in nanoseconds, if that is not when this process started.
     pub started: Option<u64>,
+    pub level: Level,
+    pub chooser: Chooser,
 }
 
 impl<'a> Job<'a> {
@@ -76,11 +86,23 @@ impl<'a> Job<'a> {
     }
 
     fn asker(&self) -> Asker<'a> {
-        Asker { container: self.container, ifname: self.ifname, network: self.call.name.as_str(), facts: self.facts }
+        let network = self.call.name.as_str();
+        Asker { container: self.container, ifname: self.ifname, network, facts: self.facts, chooser: self.chooser }
     }
 
-    fn lock(&self) -> Outcome<ContainerLock> {
-        ContainerLock::lock(self.dirs, self.container, LOCK_WAIT)
+    fn lock(&self) -> Outcome<Option<ContainerLock>> {
+        match self.level {
+            Level::Outermost => ContainerLock::lock(self.dirs, self.container, LOCK_WAIT).map(Some),
+            Level::Inner => Ok(None),
+        }
+    }
+
+    /// For an undo, which works without a lock where none can be made.
+    fn lock_for_undo(&self) -> Outcome<Option<ContainerLock>> {
+        match self.level {
+            Level::Outermost => ContainerLock::for_undo(self.dirs, self.container, LOCK_WAIT),
+            Level::Inner => Ok(None),
+        }
     }
 
     /// The namespace that the runtime names.
@@ -169,7 +191,8 @@ impl WireConf {
 pub async fn add(job: &Job<'_>, ty: Type) -> Outcome<AddResult> {
     let asked = WireConf::parse(job.call, ty)?;
     let _lock = job.lock()?;
-    if job.journal().superseded(job.container, || job.started.unwrap_or_else(process_start)) {
+    let started = || job.started.unwrap_or_else(process_start);
+    if job.level == Level::Outermost && job.journal().superseded(job.container, started) {
         return Err(Failure::new(
             Code::Superseded,
             format!("container {} was deleted after this ADD had started", job.container),

@@ -31,12 +31,7 @@ impl Failures {
     }
 
     fn outcome(self) -> Outcome<()> {
-        let mut all = self.0.into_iter();
-        let Some(mut first) = all.next() else { return Ok(()) };
-        for more in all {
-            first.msg = format!("{}; {}: {}", first.msg, more.code, more.msg);
-        }
-        Err(first)
+        Failure::first_of(self.0)
     }
 }
 

@@ -50,6 +50,25 @@ pub struct Call {
 }
 
 impl Call {
+    /// A call of this configuration, as [`read`] makes it; also for a plugin that is carried out without being run.
+    pub fn new(verb: Verb, given: Given, conf: Map<String, Value>) -> Outcome<Self> {
+        let name = network_name(&conf)?;
+        let version = version(&conf, verb)?;
+        Ok(Self {
+            verb,
+            version,
+            container: given.container,
+            netns: given.netns,
+            ifname: given.ifname,
+            args: given.args,
+            path: given.path,
+            netns_override: given.netns_override,
+            name,
+            type_name: json::get(&conf, "type").and_then(Value::as_str).unwrap_or_default().to_owned(),
+            conf,
+        })
+    }
+
     /// The result of the ADD before, if the runtime handed it over. Where it does not tell its version, it is the
     /// call's.
     pub fn prev_result(&self) -> Outcome<Option<AddResult>> {
@@ -70,31 +89,18 @@ pub fn read(env: Env<'_>, stdin: &mut dyn Read) -> Result<Request, Failure> {
     }
     let given = Given::read(env, verb)?;
     let conf = read_conf(stdin)?;
-    let name = network_name(&conf)?;
-    let version = version(&conf, verb)?;
-    Ok(Request::Call(Box::new(Call {
-        verb,
-        version,
-        container: given.container,
-        netns: given.netns,
-        ifname: given.ifname,
-        args: given.args,
-        path: given.path,
-        netns_override: given.netns_override,
-        name,
-        type_name: json::get(&conf, "type").and_then(Value::as_str).unwrap_or_default().to_owned(),
-        conf,
-    })))
+    Ok(Request::Call(Box::new(Call::new(verb, given, conf)?)))
 }
 
-/// The variables, an empty one counting as missing.
-struct Given {
-    container: Option<ContainerId>,
-    netns: Option<PathBuf>,
-    ifname: Option<IfName>,
-    args: Args,
-    path: Vec<PathBuf>,
-    netns_override: bool,
+/// What the variables tell, an empty one counting as missing.
+#[derive(Debug, Clone, Default)]
+pub struct Given {
+    pub container: Option<ContainerId>,
+    pub netns: Option<PathBuf>,
+    pub ifname: Option<IfName>,
+    pub args: Args,
+    pub path: Vec<PathBuf>,
+    pub netns_override: bool,
 }
 
 impl Given {

@@ -56,13 +56,22 @@ impl AddResult {
     /// Reads a result by its own `cniVersion`, and one without as the given version. A plugin that was asked in one
     /// version may leave it out of its answer.
     pub fn from_json_or(v: Value, unsaid: Version) -> Outcome<Self> {
-        let version = match own_version(&v)? {
-            Some(text) => text.parse().map_err(|e: UnknownVersion| {
-                Failure::new(Code::Version, format!("result: {e}")).remedy(format!("supported are {}", Version::list()))
-            })?,
-            None => unsaid,
+        Self::read(v, Some(unsaid)).map(|(result, _)| result)
+    }
+
+    /// The same, with the version it was in; an error where it tells none and nobody else does.
+    pub fn read(v: Value, unsaid: Option<Version>) -> Outcome<(Self, Version)> {
+        let bad = |msg: String| {
+            Failure::new(Code::Version, format!("result: {msg}")).remedy(format!("supported are {}", Version::list()))
         };
-        if version <= Version::V0_2_0 { Ok(json::from_value::<Old>(v)?.into()) } else { Ok(json::from_value(v)?) }
+        let version = match (own_version(&v)?, unsaid) {
+            (Some(text), _) => text.parse().map_err(|e: UnknownVersion| bad(e.to_string()))?,
+            (None, Some(unsaid)) => unsaid,
+            (None, None) => return Err(bad("no cniVersion".into())),
+        };
+        let old = version <= Version::V0_2_0;
+        let result = if old { json::from_value::<Old>(v)?.into() } else { json::from_value(v)? };
+        Ok((result, version))
     }
 
     /// What is left of the result once it has passed through that version.

@@ -15,7 +15,7 @@ mod verb;
 mod version;
 
 pub use args::Args;
-pub use call::{Call, Request, read};
+pub use call::{Call, Given, Request, read};
 pub use document::{error_json, foreign_error, valid_attachments, version_json};
 pub use ip::{parse_address, parse_prefix};
 pub use result::{AddResult, Dns, Interface, IpConfig, Route};

@@ -53,7 +53,7 @@ impl Version {
 
     /// Whether a text is a version, known or not, of this one's age or newer; `None` where it is no version at all.
     /// The reference library tells these apart by different codes.
-    pub(super) fn reached_by(self, text: &str) -> Option<bool> {
+    pub fn reached_by(self, text: &str) -> Option<bool> {
         let parts: Vec<&str> = text.split('.').collect();
         if parts.len() > 3 {
             return None;

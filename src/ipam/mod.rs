@@ -6,6 +6,7 @@
 
 mod fixed;
 mod hostlocal;
+mod plugin;
 
 use std::fmt;
 
@@ -16,6 +17,7 @@ use crate::types::{Code, Failure, Outcome};
 
 pub use fixed::Fixed;
 pub use hostlocal::{HostLocal, StoreLocation};
+pub use plugin::{fixed, host_local};
 
 /// What an attachment gets.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -6,6 +6,7 @@
 mod allow;
 pub mod conf;
 pub mod dropin;
+mod foreign;
 mod pod;
 mod rules;
 #[cfg(test)]
@@ -13,6 +14,7 @@ pub mod testing;
 mod uplink;
 
 pub use allow::Allow;
+pub use foreign::foreign;
 pub use pod::{PodFacts, Use, derived_mac, hex, network_hash};
 pub use rules::{BindFacts, bind, bridge, drop_in_host_end, host_end, macvlan, trestle, vm_addresses};
 pub use uplink::Port;
@@ -147,6 +149,16 @@ pub struct BindPlan {
     pub multi_queue: bool,
 }
 
+/// Who chose a network. The meta plugin knows; a call of the runtime's or of Multus' does not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chooser {
+    Unknown,
+    /// The cluster's default network, and what the configuration adds for every pod.
+    Administrator,
+    /// A pod's annotations: whoever may write a NAD is bound by `allowBridges` and `allowMasters`.
+    Pod,
+}
+
 /// Whom an attachment is for.
 #[derive(Debug, Clone, Copy)]
 pub struct Asker<'a> {
@@ -154,9 +166,19 @@ pub struct Asker<'a> {
     pub ifname: &'a IfName,
     pub network: &'a str,
     pub facts: &'a PodFacts,
+    pub chooser: Chooser,
 }
 
 impl Asker<'_> {
+    /// Whether the administrator's lists bind it. `unless_known`: what holds where nobody tells who chose it.
+    fn is_bound(&self, unless_known: bool) -> bool {
+        match self.chooser {
+            Chooser::Unknown => unless_known,
+            Chooser::Administrator => false,
+            Chooser::Pod => true,
+        }
+    }
+
     fn namespace(&self) -> Option<&str> {
         self.facts.pod.as_ref().map(|p: &PodRef| p.namespace.as_str()).filter(|n| !n.is_empty())
     }

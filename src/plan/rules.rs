@@ -4,7 +4,7 @@
 use ipnetwork::IpNetwork;
 use sha2::{Digest, Sha256};
 
-use super::allow::allowed;
+use super::allow::{AllowList, allowed};
 use super::conf::{Attachment, BindConf};
 use super::dropin::{BridgeConf, MacvlanConf};
 use super::uplink::{Carried, carried, vlan_add};
@@ -19,21 +19,21 @@ use crate::types::{Code, Failure, IfName, Mac, Mtu, Outcome, VlanId, nearest};
 pub fn trestle(asker: &Asker<'_>, conf: &Attachment, facts: &NodeFacts) -> Outcome<Plan> {
     let what = asker.facts.what_for(asker.ifname, false);
     // Only an administrator can make a network the cluster's default one; no pod asked for it.
-    let asked_by_pod = asker.facts.is_cluster_default(asker.ifname) != Some(true);
+    let bound = asker.is_bound(asker.facts.is_cluster_default(asker.ifname) != Some(true));
     let Some(bridge) = &conf.bridge else {
         if what.is_vm() {
             return Err(macvlan_for_vm(asker, facts));
         }
-        return lan_macvlan(asker, conf, facts, asked_by_pod, None).map(Plan::Macvlan);
+        return lan_macvlan(asker, conf, facts, bound, None).map(Plan::Macvlan);
     };
-    if asked_by_pod && !allowed(&facts.allow.bridges, bridge.as_str(), asker.namespace()) {
-        return Err(not_allowed(Code::BridgeNotAllowed, "bridge", bridge, asker, "allowBridges"));
+    if bound {
+        may_have_bridge(asker, bridge.as_str(), facts.bridge.as_ref(), &facts.allow.bridges)?;
     }
     match &facts.bridge {
         Some(link) => lan_bridge(asker, conf, &what, facts, bridge, link).map(Plan::Bridge),
         None if !what.is_vm() && conf.master.is_some() => {
             let why = format!("no bridge {bridge} on {}", facts.node);
-            lan_macvlan(asker, conf, facts, asked_by_pod, Some(why)).map(Plan::Macvlan)
+            lan_macvlan(asker, conf, facts, bound, Some(why)).map(Plan::Macvlan)
         }
         None => Err(bridge_missing(asker, bridge, facts)),
     }
@@ -121,12 +121,12 @@ fn lan_macvlan(
     asker: &Asker<'_>,
     conf: &Attachment,
     facts: &NodeFacts,
-    asked_by_pod: bool,
+    bound: bool,
     fallback: Option<String>,
 ) -> Outcome<MacvlanWire> {
     let Some(name) = &conf.master else { return Err(Failure::new(Code::Config, "neither bridge nor master")) };
-    if asked_by_pod && !allowed(&facts.allow.masters, name.as_str(), asker.namespace()) {
-        return Err(not_allowed(Code::MasterNotAllowed, "master", name, asker, "allowMasters"));
+    if bound {
+        may_have_master(asker, name.as_str(), facts.master.as_ref(), &facts.allow.masters)?;
     }
     let only_bridge = [
         ("vlan", conf.vlan.is_some()),
@@ -201,6 +201,9 @@ fn real_master(link: &Link) -> u32 {
 /// The drop-in `bridge`. For a VM's pod it leaves the silent form, so that the NADs that people have gain from it.
 pub fn bridge(asker: &Asker<'_>, conf: &BridgeConf, facts: &NodeFacts) -> Outcome<Plan> {
     let what = asker.facts.what_for(asker.ifname, true);
+    if asker.is_bound(false) {
+        may_have_bridge(asker, conf.bridge.as_str(), facts.bridge.as_ref(), &facts.allow.bridges)?;
+    }
     if facts.bridge.as_ref().is_some_and(|l| !matches!(l.kind, LinkKind::Bridge { .. })) {
         return Err(Failure::new(Code::NotABridge, format!("{} on {} is not a bridge", conf.bridge, facts.node))
             .remedy("name a bridge"));
@@ -237,6 +240,11 @@ pub fn bridge(asker: &Asker<'_>, conf: &BridgeConf, facts: &NodeFacts) -> Outcom
 pub fn macvlan(asker: &Asker<'_>, conf: &MacvlanConf, facts: &NodeFacts) -> Outcome<Plan> {
     if asker.facts.what_for(asker.ifname, true).is_vm() {
         return Err(macvlan_for_vm(asker, facts));
+    }
+    // What is in the pod's own namespace is the pod's.
+    if asker.is_bound(false) && !conf.in_container {
+        let named = conf.master.as_ref().map(IfName::as_str).or(facts.master.as_ref().map(|l| l.name.as_str()));
+        named.map_or(Ok(()), |n| may_have_master(asker, n, facts.master.as_ref(), &facts.allow.masters))?;
     }
     let Some(link) = &facts.master else {
         return Err(match &conf.master {
@@ -410,9 +418,29 @@ fn bridge_missing(asker: &Asker<'_>, name: &IfName, facts: &NodeFacts) -> Failur
     }
 }
 
-fn not_allowed(code: Code, what: &str, name: &IfName, asker: &Asker<'_>, key: &str) -> Failure {
-    Failure::new(code, format!("network {}: {what} {name} is not allowed for {}", asker.network, asker.who()))
-        .remedy(format!("the node's administrator allows it by {key} in node.json"))
+/// Before anybody learns whether it is there. `link` is what the name leads to: a link has other names besides its own,
+/// and each leads to it.
+pub(super) fn may_have_bridge(asker: &Asker<'_>, name: &str, link: Option<&Link>, list: &AllowList) -> Outcome<()> {
+    may_have(asker, name, link, list, (Code::BridgeNotAllowed, "bridge", "allowBridges"))
+}
+
+pub(super) fn may_have_master(asker: &Asker<'_>, name: &str, link: Option<&Link>, list: &AllowList) -> Outcome<()> {
+    may_have(asker, name, link, list, (Code::MasterNotAllowed, "master", "allowMasters"))
+}
+
+fn may_have(
+    asker: &Asker<'_>,
+    name: &str,
+    link: Option<&Link>,
+    list: &AllowList,
+    (code, what, key): (Code, &str, &str),
+) -> Outcome<()> {
+    let allowed = |name: &str| allowed(list, name, asker.namespace());
+    if allowed(name) && link.is_none_or(|l| allowed(&l.name)) {
+        return Ok(());
+    }
+    Err(Failure::new(code, format!("network {}: {what} {name} is not allowed for {}", asker.network, asker.who()))
+        .remedy(format!("the node's administrator allows it by {key} in node.json")))
 }
 
 fn bridge_names(facts: &NodeFacts) -> Vec<&str> {

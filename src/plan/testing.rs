@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{Asker, NodeFacts, PodFacts, Port};
+use super::{Asker, Chooser, NodeFacts, PodFacts, Port};
 use crate::cni::{Call, Request, read};
 use crate::net::{Link, LinkKind, PortVlan};
 use crate::types::{ContainerId, IfName, PodRef};
@@ -55,7 +55,11 @@ impl Pod {
     }
 
     pub fn asks(&self) -> Asker<'_> {
-        Asker { container: &self.container, ifname: &self.ifname, network: "lan", facts: &self.facts }
+        self.chosen_by(Chooser::Unknown)
+    }
+
+    pub fn chosen_by(&self, chooser: Chooser) -> Asker<'_> {
+        Asker { container: &self.container, ifname: &self.ifname, network: "lan", facts: &self.facts, chooser }
     }
 }
 

@@ -1,11 +1,14 @@
 //! Whole calls: what is printed, with which number, and where the words go. Nothing of it touches a namespace: the
 //! calls fail before, or are those of IPAM.
 
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
 use super::*;
 use crate::net::testing::{block_on, fresh, name, veth};
-use crate::store::full;
+use crate::store::{ContainerLock, full};
 
 /// A run of the program, in directories of its own.
 struct Run {
@@ -115,13 +118,32 @@ fn the_programs_name_decides_before_the_type() {
         ("cnv-bridge", "cnv-bridge", attachment(bridge)),
         ("macvlan", "ptp", attachment(macvlan)),
     ] {
-        assert_eq!(Kind::decide(program, &call(ty)), Ok(kind), "{program} {ty}");
+        assert_eq!(decide(program, &call(ty)), Ok(kind), "{program} {ty}");
     }
     for (program, ty) in
         [("trestle", "ptp"), ("trestle", "Bridge"), ("trestle", ""), ("dhcp", "bridge"), ("trestle", "dhcp")]
     {
-        assert_eq!(Kind::decide(program, &call(ty)).unwrap_err().code, Code::Config, "{program} {ty}");
+        assert_eq!(decide(program, &call(ty)).unwrap_err().code, Code::Config, "{program} {ty}");
     }
+}
+
+/// As `bridge` that flannel runs, which the meta plugin runs: it must not wait for its own caller.
+#[test]
+fn within_a_call_of_ours_the_lock_is_held_already() {
+    let run = Run::new("bridge", "DEL").var("CNI_NETNS", "").var(delegate::LOCK_HELD, "c1");
+    let dirs = Dirs::new(run.tmp.path().join("run"), run.tmp.path().join("state"));
+    let _lock = ContainerLock::lock(&dirs, &"c1".parse().unwrap(), Duration::ZERO).unwrap();
+    let begin = Instant::now();
+    assert!(run.on(&conf("bridge")).success);
+    assert!(begin.elapsed() < Duration::from_secs(10), "it waited");
+    let marks = std::fs::read_dir(dirs.run.join("marks")).map_or(0, Iterator::count);
+    assert_eq!(marks, 0, "the mark of a DEL is its caller's too");
+    let call = |id: &str| {
+        let vars: HashMap<&str, &str> = [(delegate::LOCK_HELD, id)].into();
+        let env = |key: &str| vars.get(key).map(OsString::from);
+        level(&env, &crate::plan::testing::call(&conf("bridge"), ""))
+    };
+    assert_eq!([call("c1"), call("c2"), call("")], [Level::Inner, Level::Outermost, Level::Outermost]);
 }
 
 #[test]

@@ -31,6 +31,16 @@ impl Failure {
         self
     }
 
+    /// Of an undo that goes on whatever fails: the first failure, with what the others say behind it.
+    pub fn first_of(failures: Vec<Self>) -> Outcome<()> {
+        let mut all = failures.into_iter();
+        let Some(mut first) = all.next() else { return Ok(()) };
+        for more in all {
+            first.msg = format!("{}; {}: {}", first.msg, more.code, more.msg);
+        }
+        Err(first)
+    }
+
     /// Puts where it happened in front of the message.
     pub fn at(mut self, place: impl fmt::Display) -> Self {
         self.msg = format!("{place}: {}", self.msg);

@@ -18,10 +18,11 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::{Job, Type};
+use super::{Job, Level, Type};
 use crate::cni::{self, AddResult, Call, Request};
 use crate::net::testing::{block_on, fresh};
 use crate::net::{Link, Namespace};
+use crate::plan::Chooser;
 use crate::resolve::pod_facts;
 use crate::store::{Dirs, Entry, Journal, NodeConfig};
 use crate::types::{AttachmentId, Outcome, Role};
@@ -53,8 +54,8 @@ pub struct Node {
     tmp: tempfile::TempDir,
     host: Namespace,
     lan: File,
-    dirs: Dirs,
-    settings: NodeConfig,
+    pub dirs: Dirs,
+    pub settings: NodeConfig,
 }
 
 impl Node {
@@ -154,7 +155,7 @@ impl Node {
 }
 
 pub struct Pod {
-    path: PathBuf,
+    pub path: PathBuf,
     ns: Namespace,
     /// What the path leads to.
     _file: File,
@@ -242,7 +243,9 @@ impl At<'_> {
         let (container, ifname) = (call.container.clone().unwrap(), call.ifname.clone().unwrap());
         let started = Some(self.started.unwrap_or_else(|| self.node.dirs.now()));
         let Node { dirs, settings: node, .. } = self.node;
-        let job = Job { call: &call, dirs, node, facts: &facts, container: &container, ifname: &ifname, started };
+        let (level, chooser) = (Level::Outermost, Chooser::Unknown);
+        let (container, ifname) = (&container, &ifname);
+        let job = Job { call: &call, dirs, node, facts: &facts, container, ifname, started, level, chooser };
         self.node.run(|| block_on(f(&job)))
     }
 

@@ -1,0 +1,176 @@
+//! Our own plugins in a chain, on the real kernel. Needs root.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::attach::tests::{Node, Pod};
+use crate::cni::Version;
+use crate::store::{Allow, ContainerLock, Journal};
+use crate::types::{Code, ContainerId, Role};
+
+fn bridge(node: &Node) -> Value {
+    json!({"type": "bridge", "bridge": "br0", "ipam": node.host_local(json!({"subnet": "10.1.2.0/24"}))})
+}
+
+/// What a tuning plugin would say: the result so far.
+const TUNING: &str = r#"ADD) ip link set $CNI_IFNAME mtu 1400 2>/dev/null; echo '{"cniVersion": "1.0.0", "interfaces": [{"name": "tuned"}]}';;"#;
+
+/// On this node, in this pod.
+fn at<'a>(node: &Node, pod: &Pod, bin: &'a Bin, conf: Conf) -> At<'a> {
+    At { dirs: node.dirs.clone(), node: node.settings.clone(), netns: pod.path.clone(), ..At::new(conf, bin) }
+}
+
+fn nothing_is_left(node: &Node, pod: &Pod) {
+    assert_eq!((node.links(), pod.links()), (vec!["eno1".to_owned(), "br0".into()], Vec::new()));
+    assert_eq!((node.taken("n"), node.entries()), (Vec::new(), 0));
+}
+
+fn c1() -> ContainerId {
+    "c1".parse().unwrap()
+}
+
+#[test]
+fn a_bridge_in_this_process_and_a_script_behind_it() {
+    let node = Node::new();
+    let pod = node.pod("web");
+    let bin = Bin::new();
+    bin.script("tuning", TUNING);
+    // A program of that name is not run, whoever put it there.
+    bin.failing("bridge", "ADD", 5);
+    let at = at(&node, &pod, &bin, list("1.0.0", json!([bridge(&node), {"type": "tuning"}])));
+    // The caller's; nothing below waits for it.
+    let _lock = ContainerLock::lock(&node.dirs, &c1(), Duration::ZERO).unwrap();
+    Journal(&node.dirs).mark_deleted(&c1()).unwrap();
+
+    let done = node.run(|| at.add()).unwrap();
+    assert_eq!((bin.log().as_str(), pod.links(), node.entries()), ("ADD.tuning", vec!["net1".to_owned()], 1));
+    assert_eq!(done.result.interfaces[0].name, "tuned", "the last one's word");
+    let prev = &bin.got("ADD.tuning")["prevResult"];
+    assert_eq!((&prev["cniVersion"], &prev["ips"][0]["address"]), (&json!("1.0.0"), &json!("10.1.2.2/24")));
+    assert_eq!(prev["interfaces"][2]["sandbox"].as_str(), pod.path.to_str());
+    let entry = node.entry("c1", "net1", Role::Wire).unwrap();
+    assert_eq!(entry.network, "n");
+
+    node.run(|| at.check(prev)).unwrap();
+    assert_eq!(bin.log(), "CHECK.tuning");
+    pod.sh("ip link set net1 down");
+    let differs = node.run(|| at.check(prev)).unwrap_err();
+    assert_eq!((differs.code, bin.log().as_str()), (Code::Differs, ""));
+
+    node.run(|| at.del(Some(&done.raw))).unwrap();
+    assert_eq!(bin.log(), "DEL.tuning");
+    nothing_is_left(&node, &pod);
+    node.run(|| at.del(None)).unwrap();
+    nothing_is_left(&node, &pod);
+}
+
+#[test]
+fn a_chain_that_fails_in_the_middle_leaves_nothing() {
+    let node = Node::new();
+    let pod = node.pod("web");
+    let bin = Bin::new();
+    bin.script("tuning", TUNING);
+    bin.failing("broken", "ADD", 11);
+    let plugins = json!([bridge(&node), {"type": "tuning"}, {"type": "broken"}, {"type": "tuning"}]);
+    let at = at(&node, &pod, &bin, list("1.0.0", plugins));
+    let failure = node.run(|| at.add()).unwrap_err();
+    assert_eq!((failure.foreign, bin.log().as_str()), (Some(11), "ADD.tuning ADD.broken DEL.broken DEL.tuning"));
+    nothing_is_left(&node, &pod);
+
+    // One of ours in the middle: it undoes itself, and takes away nothing of somebody else's.
+    pod.sh("ip link add net1 type bridge");
+    let at = At { conf: list("1.0.0", json!([{"type": "tuning"}, bridge(&node)])), ..at };
+    let failure = node.run(|| at.add()).unwrap_err();
+    assert_eq!((failure.code, bin.log().as_str()), (Code::NameTaken, "ADD.tuning DEL.tuning"));
+    assert_eq!(pod.links(), ["net1"]);
+}
+
+#[test]
+fn what_a_version_has_no_words_for_is_undone() {
+    let node = Node::new();
+    let pod = node.pod("web");
+    let bin = Bin::new();
+    let conf = json!({"cniVersion": "0.2.0", "name": "n", "type": "bridge", "bridge": "br0"});
+    let at = at(&node, &pod, &bin, single(conf));
+    assert_eq!(node.run(|| at.add()).unwrap_err().code, Code::Version);
+    nothing_is_left(&node, &pod);
+}
+
+#[test]
+fn the_administrators_word_binds_what_pods_choose() {
+    let mut node = Node::new();
+    node.settings.allow_bridges = Some(vec![Allow { glob: "br-*".into(), namespaces: None }]);
+    node.settings.allow_masters = Some(vec![Allow { glob: "eno2".into(), namespaces: None }]);
+    node.sh("ip link set eno1 nomaster; ip link property add dev br0 altname br-alias");
+    let pod = node.pod("web");
+    let bin = Bin::new();
+    let conf = |more: Value| {
+        let mut conf = json!({"cniVersion": "1.0.0", "name": "n"});
+        conf.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
+        single(conf)
+    };
+    for (more, code) in [
+        (json!({"type": "bridge", "bridge": "br0"}), Code::BridgeNotAllowed),
+        (json!({"type": "bridge", "bridge": "br1"}), Code::BridgeNotAllowed),
+        (json!({"type": "trestle", "bridge": "br-alias"}), Code::BridgeNotAllowed),
+        (json!({"type": "macvlan", "master": "eno1"}), Code::MasterNotAllowed),
+        (json!({"type": "trestle", "bridge": "br0"}), Code::BridgeNotAllowed),
+    ] {
+        let mut at = at(&node, &pod, &bin, conf(more.clone()));
+        assert_eq!(node.run(|| at.add()).unwrap_err().code, code, "{more}");
+        assert_eq!((pod.links().len(), node.entries()), (0, 0));
+        at.chooser = Chooser::Administrator;
+        if more["bridge"] != "br-alias" {
+            node.run(|| at.add()).unwrap_or_else(|e| panic!("{more}: {e}"));
+            node.run(|| at.del(None)).unwrap();
+        }
+    }
+    // The bridge was not made for a pod that may not have it.
+    node.sh("ip link del br1");
+}
+
+#[test]
+fn addresses_alone() {
+    let node = Node::new();
+    let pod = node.pod("web");
+    let bin = Bin::new();
+    let ipam = node.host_local(json!({"subnet": "10.1.2.0/24"}));
+    let at = at(&node, &pod, &bin, list("1.1.0", json!([{"type": "host-local", "ipam": ipam}])));
+    let done = node.run(|| at.add()).unwrap();
+    assert_eq!((done.version, done.result.ips[0].address.to_string()), (Version::V1_1_0, "10.1.2.2/24".into()));
+    assert_eq!(node.taken("n"), ["10.1.2.2"]);
+    node.run(|| at.check(&done.raw)).unwrap();
+    node.run(|| at.gc(&[("c1", "net1")])).unwrap();
+    assert_eq!(node.taken("n").len(), 1);
+    node.run(|| at.del(None)).unwrap();
+    assert_eq!(node.taken("n").len(), 0);
+    let fixed = json!({"type": "static", "ipam": {"type": "static", "addresses": [{"address": "10.9.9.9/24"}]}});
+    let at = At { conf: list("1.0.0", json!([fixed])), ..at };
+    let done = node.run(|| at.add()).unwrap();
+    assert_eq!(done.result.ips[0].address.to_string(), "10.9.9.9/24");
+    node.run(|| at.check(&done.raw)).unwrap();
+    node.run(|| at.del(None)).unwrap();
+}
+
+#[test]
+fn status_and_gc_of_ours() {
+    let node = Node::new();
+    let pod = node.pod("web");
+    let bin = Bin::new();
+    bin.script("tuning", TUNING);
+    let mut at = at(&node, &pod, &bin, list("1.1.0", json!([bridge(&node), {"type": "tuning"}])));
+    node.run(|| at.status()).unwrap();
+    node.run(|| at.add()).unwrap();
+    node.run(|| at.gc(&[("c1", "net1")])).unwrap();
+    assert_eq!(node.entries(), 1);
+    node.run(|| at.gc(&[("c1", "eth0")])).unwrap();
+    assert_eq!(bin.log(), "STATUS.tuning ADD.tuning GC.tuning GC.tuning");
+    nothing_is_left(&node, &pod);
+    at.conf = list("1.1.0", json!([{"type": "trestle", "bridg": "br0"}]));
+    assert_eq!(node.run(|| at.status()).unwrap_err().code, Code::UnknownKey);
+    at.conf = list("1.2.3", json!([{"type": "bridge"}]));
+    assert_eq!(node.run(|| at.status()).unwrap_err().code, Code::Version);
+    node.run(|| at.del(None)).expect("what was refused leaves nothing to be undone");
+}
