@@ -46,6 +46,8 @@ pub struct Site<'a> {
     pub path: &'a [PathBuf],
     pub dirs: &'a Dirs,
     pub node: &'a NodeConfig,
+    /// When the call began, on the boot clock in nanoseconds, if that is not when this process started.
+    pub started: Option<u64>,
 }
 
 /// And of the pod, whose lock the caller holds.

@@ -91,7 +91,7 @@ pub async fn del(kind: Kind, network: &Network<'_>, place: &Place<'_>, conf: Map
 pub async fn of_the_node(kind: Kind, verb: Verb, site: &Site<'_>, conf: Map<String, Value>) -> Outcome<()> {
     let call = Call::new(verb, Given { path: site.path.to_vec(), ..Given::default() }, conf)?;
     match (kind, verb) {
-        (Kind::Attachment(_), Verb::Gc) => attach::gc(&call, site.dirs, process_start()).await,
+        (Kind::Attachment(_), Verb::Gc) => attach::gc(&call, site.dirs, site.started.unwrap_or_else(process_start)).await,
         (Kind::Attachment(ty), _) => attach::status(&call, ty, site.dirs, &Ok(site.node.clone())),
         (Kind::HostLocal, _) => ipam::host_local(&call, site.dirs).map(drop),
         (Kind::Static, _) => ipam::fixed(&call).map(drop),
@@ -111,7 +111,7 @@ fn call(verb: Verb, network: &Network<'_>, place: &Place<'_>, conf: Map<String, 
 }
 
 fn job<'a>(call: &'a Call, network: &Network<'a>, place: &Place<'a>) -> Job<'a> {
-    let Site { dirs, node, .. } = place.site;
+    let Site { dirs, node, started, .. } = place.site;
     Job {
         call,
         dirs,
@@ -119,7 +119,7 @@ fn job<'a>(call: &'a Call, network: &Network<'a>, place: &Place<'a>) -> Job<'a> 
         facts: place.facts,
         container: place.container,
         ifname: network.ifname,
-        started: None,
+        started,
         // The caller of a chain has the lock.
         level: Level::Inner,
         chooser: place.chooser,

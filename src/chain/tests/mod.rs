@@ -131,7 +131,7 @@ impl<'a> At<'a> {
     }
 
     fn site(&self) -> Site<'_> {
-        Site { path: self.path, dirs: &self.dirs, node: &self.node }
+        Site { path: self.path, dirs: &self.dirs, node: &self.node, started: Some(self.dirs.now()) }
     }
 
     pub fn add(&self) -> Outcome<Done> {
