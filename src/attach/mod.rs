@@ -39,7 +39,7 @@ use record::Place;
 
 pub use del::del;
 pub use gc::gc;
-pub use status::status;
+pub use status::{journal_is_writable, status};
 
 /// How long a call waits for another one of the same container. A runtime gives up after minutes, not seconds.
 const LOCK_WAIT: Duration = Duration::from_secs(20);

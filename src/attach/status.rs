@@ -23,7 +23,7 @@ pub fn status(call: &Call, ty: Type, dirs: &Dirs, node: &Outcome<NodeConfig>) ->
 }
 
 /// By writing: a file system that is full or read-only shows itself in no other way.
-fn journal_is_writable(dirs: &Dirs) -> Outcome<()> {
+pub fn journal_is_writable(dirs: &Dirs) -> Outcome<()> {
     let probe = dirs.run.join(format!("status.{}", std::process::id()));
     let written = make_dir(&dirs.run).and_then(|()| fs::write(&probe, b"?"));
     // Also what was made and could not be filled.

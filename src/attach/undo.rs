@@ -51,6 +51,8 @@ impl<'a> Undo<'a> {
             Role::Bind => self.bind(&entry.id, &record::read(entry)?).await,
             // Only later versions of this program write such an entry.
             Role::Ipam => Ok(()),
+            // The meta plugin's own: it undoes networks, and we are one of them.
+            Role::Meta => Ok(()),
         }
     }
 

@@ -52,7 +52,6 @@ impl Netlink {
         self.change(ask, RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE).await.map(drop)
     }
 
-    #[cfg(test)]
     pub async fn delete_route(&self, r: &Route) -> NetResult<()> {
         let ask = Ask::new("delete route", describe(r));
         // In a request to delete, these two match any.

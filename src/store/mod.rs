@@ -11,6 +11,7 @@ mod journal;
 mod lock;
 mod mark;
 mod node;
+mod pending;
 
 #[cfg(test)]
 pub mod full;
@@ -28,6 +29,7 @@ pub use host::process_start;
 pub use journal::{Entry, Journal};
 pub use lock::{ContainerLock, hold};
 pub use node::{Allow, NodeConfig};
+pub use pending::Pending;
 
 /// Where the files are, and which machine and boot this is.
 #[derive(Debug, Clone)]

@@ -82,6 +82,8 @@ pub enum Role {
     Bind,
     /// An address that was asked for by another main plugin.
     Ipam,
+    /// All networks of a pod, as the meta plugin has wired it.
+    Meta,
 }
 
 impl Role {
@@ -90,6 +92,7 @@ impl Role {
             Self::Wire => "wire",
             Self::Bind => "bind",
             Self::Ipam => "ipam",
+            Self::Meta => "meta",
         }
     }
 }

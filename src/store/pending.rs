@@ -1,0 +1,128 @@
+//! What must still be undone after a reboot: one file for each container, on disk and synced, written once.
+//!
+//! `<state>/pending/<container>.json`. The journal under the run directory says more and is gone with the boot; a foreign
+//! plugin's DEL, which gives back what it keeps on disk itself, is owed all the same. What a file says is known to
+//! its writer only.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::file::{failed, names, parent, read_file, remove_file};
+use super::{Dirs, file_name, make_dir};
+use crate::failpoint;
+use crate::types::{Code, ContainerId, Failure, IfName, Outcome};
+
+const ENDING: &str = ".json";
+
+pub struct Pending<'a>(pub &'a Dirs);
+
+impl Pending<'_> {
+    /// Whole and on the disk, or not there.
+    pub fn write(&self, container: &ContainerId, ifname: &IfName, what: &impl Serialize) -> Outcome<()> {
+        let path = self.path(container, ifname);
+        let bytes = serde_json::to_vec(what)
+            .map_err(|e| Failure::new(Code::Io, format!("cannot put what {container} is owed into JSON: {e}")))?;
+        write_synced(&path, &bytes).map_err(|e| {
+            failed(Code::JournalUnwritable, "write", &path, &e).remedy("free space there, or mount it writable")
+        })
+    }
+
+    pub fn read<T: DeserializeOwned>(&self, container: &ContainerId, ifname: &IfName) -> Outcome<Option<T>> {
+        read(&self.path(container, ifname))
+    }
+
+    /// Gone is success. What cannot be removed, as the disk is read-only, is found again and undone once more.
+    pub fn remove(&self, container: &ContainerId, ifname: &IfName) -> Outcome<()> {
+        let path = self.path(container, ifname);
+        match remove_file(&path) {
+            Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => Ok(()),
+            other => other.map(drop).map_err(|e| failed(Code::Io, "remove", &path, &e)),
+        }
+    }
+
+    /// All there are; the unreadable ones as failures.
+    pub fn all<T: DeserializeOwned>(&self) -> Outcome<Vec<Outcome<T>>> {
+        let names = names(&self.root())?;
+        Ok(names
+            .into_iter()
+            .filter(|n| n.ends_with(ENDING))
+            .filter_map(|n| read(&self.root().join(n)).transpose())
+            .collect())
+    }
+
+    fn root(&self) -> PathBuf {
+        self.0.state.join("pending")
+    }
+
+    /// Neither part has a `~` of its own but that of a shortened id, and an interface's comes last.
+    fn path(&self, container: &ContainerId, ifname: &IfName) -> PathBuf {
+        self.root().join(format!("{}~{ifname}{ENDING}", file_name(container)))
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Outcome<Option<T>> {
+    let broken = |why: String| Failure::new(Code::JournalBroken, format!("{} {why}", path.display()));
+    let Some(bytes) = read_file(path).map_err(|e| broken(format!("cannot be read: {e}")))? else { return Ok(None) };
+    serde_json::from_slice(&bytes).map(Some).map_err(|e| broken(format!("is torn, or another program's: {e}")))
+}
+
+/// The name is not synced: after a power cut it is the new file or none, and no pod has been wired without either the
+/// kernel that holds the wire or this file.
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension(format!("{}.new", std::process::id()));
+    let open = || OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary);
+    let written = match open() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => make_dir(parent(path)).and_then(|()| open()),
+        other => other,
+    }
+    .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_data()))
+    .and_then(|()| std::fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+        return written;
+    }
+    // The rename itself, so that the file is found under its name.
+    let synced = File::open(parent(path)).and_then(|dir| dir.sync_all());
+    failpoint::hit("store: pending undo written");
+    synced
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn what_is_written_is_read_by_its_key_alone() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dirs = Dirs::new(tmp.path().join("run"), tmp.path().join("state"));
+        let pending = Pending(&dirs);
+        let (c, eth0, net1) = ("c1".parse().unwrap(), "eth0".parse().unwrap(), "net1".parse().unwrap());
+        assert_eq!(pending.read::<Value>(&c, &eth0).unwrap(), None);
+        assert!(pending.all::<Value>().unwrap().is_empty());
+        pending.write(&c, &eth0, &json!({"a": 1})).unwrap();
+        pending.write(&c, &net1, &json!(2)).unwrap();
+        assert_eq!(pending.read::<Value>(&c, &eth0).unwrap(), Some(json!({"a": 1})));
+        assert_eq!(pending.all::<Value>().unwrap().len(), 2);
+        std::fs::write(pending.path(&c, &eth0), "{").unwrap();
+        assert_eq!(pending.read::<Value>(&c, &eth0).unwrap_err().code, Code::JournalBroken);
+        pending.remove(&c, &eth0).unwrap();
+        pending.remove(&c, &eth0).unwrap();
+        assert_eq!(pending.all::<Value>().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_disk_that_is_full_is_told_before_anything_is_made() {
+        let tmp = tempfile::tempdir().unwrap();
+        let state = tmp.path().join("state");
+        std::fs::write(&state, "a file in the place of the directory").unwrap();
+        let dirs = Dirs::new(tmp.path().join("run"), state);
+        let failure = Pending(&dirs).write(&"c".parse().unwrap(), &"eth0".parse().unwrap(), &1).unwrap_err();
+        assert_eq!(failure.code, Code::JournalUnwritable);
+    }
+}
