@@ -24,17 +24,32 @@ use crate::store::{Dirs, make_dir};
 
 const LIMIT: u64 = 10 * 1024 * 1024;
 
+/// What a configuration says of the log, over `node.json` and the usual place.
+#[derive(Debug, Default, PartialEq)]
+pub struct Wishes {
+    pub file: Option<PathBuf>,
+    pub level: Option<&'static str>,
+    /// Nothing on standard error.
+    pub silent: bool,
+    /// Bytes at which a file is full.
+    pub limit: Option<u64>,
+}
+
 /// One call: its span's fields stand before each of its words.
 struct Log {
     path: PathBuf,
     level: Level,
+    silent: bool,
+    limit: u64,
     call: Mutex<String>,
 }
 
 /// In force until the guard is dropped. `level`: `logLevel` of `node.json`.
-pub fn start(dirs: &Dirs, level: Option<&str>) -> DefaultGuard {
-    let level = level.and_then(|l| l.parse().ok()).unwrap_or(Level::INFO);
-    tracing::subscriber::set_default(Log { path: log_file(dirs), level, call: Mutex::new(String::new()) })
+pub fn start(dirs: &Dirs, level: Option<&str>, wishes: Wishes) -> DefaultGuard {
+    let level = wishes.level.or(level).and_then(|l| l.parse().ok()).unwrap_or(Level::INFO);
+    let path = wishes.file.unwrap_or_else(|| log_file(dirs));
+    let (silent, limit) = (wishes.silent, wishes.limit.unwrap_or(LIMIT));
+    tracing::subscriber::set_default(Log { path, level, silent, limit, call: Mutex::new(String::new()) })
 }
 
 fn log_file(dirs: &Dirs) -> PathBuf {
@@ -73,8 +88,10 @@ impl Subscriber for Log {
         let mut line = line.replace(char::is_control, " ");
         line.push('\n');
         // One write to a file that is open for appending: lines of calls at the same time do not mix.
-        let _ = open(&self.path, LIMIT).and_then(|mut file| file.write_all(line.as_bytes()));
-        let _ = io::stderr().write_all(line.as_bytes());
+        let _ = open(&self.path, self.limit).and_then(|mut file| file.write_all(line.as_bytes()));
+        if !self.silent {
+            let _ = io::stderr().write_all(line.as_bytes());
+        }
     }
 
     fn enter(&self, _: &Id) {}
@@ -134,7 +151,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         // The directory is made with the first word.
         let dirs = Dirs::new("/nonexistent", tmp.path().join("state"));
-        let guard = start(&dirs, None);
+        let guard = start(&dirs, None, Wishes::default());
         assert!(!dirs.state.exists(), "nothing to say");
         tracing::info_span!("cni", verb = %"ADD", container = "c1").in_scope(|| {
             tracing::warn!(bridge = %"br-lan", mtu = 1500, "no uplink");
@@ -161,7 +178,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         for (level, lines) in [(Some("error"), 1), (Some("debug"), 3), (Some("nonsense"), 2), (None, 2)] {
             let dirs = Dirs::new("/nonexistent", tmp.path().join(level.unwrap_or("none")));
-            let guard = start(&dirs, level);
+            let guard = start(&dirs, level, Wishes::default());
             tracing::error!("1");
             tracing::info!("2");
             tracing::debug!("3");
@@ -172,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_place_that_cannot_be_written_fails_nothing() {
-        let guard = start(&Dirs::new("/nonexistent", "/proc/nonexistent"), None);
+        let guard = start(&Dirs::new("/nonexistent", "/proc/nonexistent"), None, Wishes::default());
         tracing::error!("lost");
         drop(guard);
     }
@@ -182,7 +199,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let dirs = Dirs::new("/nonexistent", tmp.path());
         File::create(log_file(&dirs)).unwrap().set_len(LIMIT).unwrap();
-        let guard = start(&dirs, None);
+        let guard = start(&dirs, None, Wishes::default());
         tracing::error!("first");
         tracing::error!("second");
         drop(guard);

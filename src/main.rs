@@ -16,6 +16,7 @@ mod fuzz;
 mod ipam;
 mod lab;
 mod logging;
+mod meta;
 mod nad;
 mod net;
 mod plan;

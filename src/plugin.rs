@@ -16,26 +16,55 @@ use crate::cni::{self, Call, Request, Verb, error_json, version_json};
 use crate::delegate;
 use crate::ipam;
 use crate::logging;
+use crate::meta;
 use crate::net::Namespace;
 use crate::plan::Chooser;
 use crate::resolve::pod_facts;
 use crate::store::{Dirs, NodeConfig, process_start};
 use crate::types::{Code, Failure, Outcome};
 
-/// What the program is for a call: by its name if it is a drop-in's, else by `type`.
-fn decide(program: &str, call: &Call) -> Outcome<Kind> {
-    if let Some(kind) = Kind::of(program).filter(|k| *k != Kind::Attachment(Type::Trestle)) {
-        return Ok(kind);
+/// What the program is for a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Program {
+    /// All networks of a pod, in Multus' place.
+    Meta,
+    /// One plugin.
+    One(Kind),
+}
+
+impl Program {
+    /// By the program's name if it is a drop-in's, else by `type`.
+    fn decide(program: &str, call: &Call) -> Outcome<Self> {
+        if let Some(kind) = Kind::of(program).filter(|k| *k != Kind::Attachment(Type::Trestle)) {
+            return Ok(Self::One(kind));
+        }
+        // Run as an IPAM plugin it has the main plugin's type: to go by that would attach once more.
+        if program == "dhcp" {
+            return Err(Failure::new(Code::Config, "this version of trestle is no dhcp plugin")
+                .remedy("install the reference plugin dhcp under this name"));
+        }
+        match Kind::of(&call.type_name) {
+            Some(Kind::Attachment(Type::Trestle)) => Self::of_trestle(call),
+            Some(kind) => Ok(Self::One(kind)),
+            None => Err(Failure::new(Code::Config, format!("type: {:?} is none that trestle knows", call.type_name))
+                .remedy("trestle, bridge, macvlan, host-local or static")),
+        }
     }
-    // Run as an IPAM plugin it has the main plugin's type: to go by that would attach once more.
-    if program == "dhcp" {
-        return Err(Failure::new(Code::Config, "this version of trestle is no dhcp plugin")
-            .remedy("install the reference plugin dhcp under this name"));
+
+    fn of_trestle(call: &Call) -> Outcome<Self> {
+        match meta::is_meta(&call.conf) {
+            Ok(true) => Ok(Self::Meta),
+            Ok(false) => Ok(Self::One(Kind::Attachment(Type::Trestle))),
+            // No ADD has got past it, so there is nothing to undo, and no reason to keep a pod.
+            Err(_) if matches!(call.verb, Verb::Del | Verb::Gc) => Ok(Self::One(Kind::Attachment(Type::Trestle))),
+            Err(contradiction) => Err(contradiction),
+        }
     }
-    Kind::of(&call.type_name).ok_or_else(|| {
-        Failure::new(Code::Config, format!("type: {:?} is none that trestle knows", call.type_name))
-            .remedy("trestle, bridge, macvlan, host-local or static")
-    })
+
+    /// The originals of the drop-ins have an own way with many errors.
+    fn is_drop_in(self) -> bool {
+        !matches!(self, Self::Meta | Self::One(Kind::Attachment(Type::Trestle)))
+    }
 }
 
 /// Exit codes of a CNI plugin: what failed is in the error object.
@@ -81,25 +110,27 @@ fn about(program: &str) -> u8 {
 struct Around<'a> {
     dirs: &'a Dirs,
     node: &'a Outcome<NodeConfig>,
+    env: Env<'a>,
     level: Level,
 }
 
 fn answer(program: &str, env: Env<'_>, call: &Call) -> (Option<Value>, u8) {
     let dirs = Dirs::from_env(env);
     let node = NodeConfig::read(&dirs);
-    let _log = logging::start(&dirs, node.as_ref().ok().and_then(|n| n.log_level.as_deref()));
+    let level = node.as_ref().ok().and_then(|n| n.log_level.as_deref());
+    let _log = logging::start(&dirs, level, meta::wishes(&call.conf));
     let span = call_span(call);
     let _in = span.enter();
-    let kind = decide(program, call);
-    let around = Around { dirs: &dirs, node: &node, level: level(env, call) };
-    match kind.clone().and_then(|kind| carry_out(kind, call, &around)) {
+    let acts_as = Program::decide(program, call);
+    let around = Around { dirs: &dirs, node: &node, env, level: lock_level(env, call) };
+    match acts_as.clone().and_then(|acts_as| carry_out(acts_as, call, &around)) {
         Ok(answer) => {
             tracing::debug!("done");
             (answer, SUCCESS)
         }
         Err(failure) => {
             tracing::error!(%failure, "failed");
-            let code = number(kind.ok(), &failure);
+            let code = number(acts_as.ok(), &failure);
             (Some(error_json(Some(call.version), code, &failure)), FAILURE)
         }
     }
@@ -115,13 +146,12 @@ fn call_span(call: &Call) -> tracing::Span {
 
 /// The number in the error object. The originals of the drop-ins have one for nearly everything; what belongs to the
 /// protocol itself and what another plugin said keeps its own.
-fn number(kind: Option<Kind>, failure: &Failure) -> u32 {
+fn number(acts_as: Option<Program>, failure: &Failure) -> u32 {
     const REFERENCE: u32 = 999;
-    match (failure.foreign, kind) {
+    match (failure.foreign, acts_as) {
         (Some(code), _) => code,
-        (None, None | Some(Kind::Attachment(Type::Trestle))) => failure.code.cni(),
-        (None, Some(_)) if failure.code == Code::OwnNamespace => failure.code.cni(),
-        (None, Some(_)) => REFERENCE,
+        (None, Some(program)) if program.is_drop_in() && failure.code != Code::OwnNamespace => REFERENCE,
+        (None, _) => failure.code.cni(),
     }
 }
 
@@ -136,32 +166,33 @@ fn own_namespace(call: &Call) -> Outcome<Option<Failure>> {
     Ok(Some(Failure::new(Code::OwnNamespace, msg).remedy("CNI_NETNS_OVERRIDE=1 if this is meant")))
 }
 
-fn carry_out(kind: Kind, call: &Call, around: &Around<'_>) -> Outcome<Option<Value>> {
+fn carry_out(acts_as: Program, call: &Call, around: &Around<'_>) -> Outcome<Option<Value>> {
     match own_namespace(call)? {
-        None => act(kind, call, around),
+        None => act(acts_as, call, around),
         // A process that is gone gave its number, and so `/proc/NUMBER/ns/net`, to one of the node. Journal and stores
         // tell what to undo; the links in here are the node's.
         Some(refusal) if call.verb == Verb::Del => {
-            act(kind, &Call { netns: None, ..call.clone() }, around)?;
-            if kind == Kind::Attachment(Type::Trestle) { Ok(None) } else { Err(refusal) }
+            act(acts_as, &Call { netns: None, ..call.clone() }, around)?;
+            if acts_as.is_drop_in() { Err(refusal) } else { Ok(None) }
         }
         Some(refusal) => Err(refusal),
     }
 }
 
-fn act(kind: Kind, call: &Call, around: &Around<'_>) -> Outcome<Option<Value>> {
+fn act(acts_as: Program, call: &Call, around: &Around<'_>) -> Outcome<Option<Value>> {
     let Around { dirs, node, .. } = around;
-    match (kind, call.verb) {
-        (Kind::Attachment(ty), Verb::Status) => attach::status(call, ty, dirs, node).map(|()| None),
-        (Kind::Attachment(ty), _) => attachment(ty, call, around),
-        (Kind::HostLocal, _) => ipam::host_local(call, dirs),
-        (Kind::Static, _) => ipam::fixed(call),
+    match (acts_as, call.verb) {
+        (Program::Meta, _) => pod(call, around),
+        (Program::One(Kind::Attachment(ty)), Verb::Status) => attach::status(call, ty, dirs, node).map(|()| None),
+        (Program::One(Kind::Attachment(ty)), _) => attachment(ty, call, around),
+        (Program::One(Kind::HostLocal), _) => ipam::host_local(call, dirs),
+        (Program::One(Kind::Static), _) => ipam::fixed(call),
     }
 }
 
 /// Within a call of ours that runs a plugin that runs us, as flannel runs `bridge`, the lock is held already: to wait
 /// for it would be to wait for ourselves.
-fn level(env: Env<'_>, call: &Call) -> Level {
+fn lock_level(env: Env<'_>, call: &Call) -> Level {
     let held = env(delegate::LOCK_HELD);
     let of = held.as_ref().and_then(|v| v.to_str());
     match &call.container {
@@ -170,8 +201,13 @@ fn level(env: Env<'_>, call: &Call) -> Level {
     }
 }
 
-fn runtime() -> Outcome<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread()
+/// `time`: with deadlines, as questions to other programs have them.
+fn runtime(time: bool) -> Outcome<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    if time {
+        builder.enable_time();
+    }
+    builder
         .enable_io()
         .build()
         .map_err(|e| Failure::new(Code::Io, format!("the asynchronous runtime cannot start: {e}")))
@@ -180,7 +216,7 @@ fn runtime() -> Outcome<tokio::runtime::Runtime> {
 fn attachment(ty: Type, call: &Call, around: &Around<'_>) -> Outcome<Option<Value>> {
     let Around { dirs, node, level } = *around;
     // Never taken down in order: the process ends with its answer, and the kernel closes sockets in less time.
-    let runtime = ManuallyDrop::new(runtime()?);
+    let runtime = ManuallyDrop::new(runtime(false)?);
     if call.verb == Verb::Gc {
         return runtime.block_on(attach::gc(call, dirs, process_start())).map(|()| None);
     }
@@ -198,6 +234,29 @@ fn attachment(ty: Type, call: &Call, around: &Around<'_>) -> Outcome<Option<Valu
         Verb::Add => runtime.block_on(attach::add(&job, ty))?.to_json(call.version).map(Some),
         Verb::Check => runtime.block_on(attach::check(&job, ty)).map(|()| None),
         _ => runtime.block_on(attach::del(&job, ty)).map(|()| None),
+    }
+}
+
+fn pod(call: &Call, around: &Around<'_>) -> Outcome<Option<Value>> {
+    let Around { dirs, node, env, .. } = *around;
+    let runtime = ManuallyDrop::new(runtime(true)?);
+    let started = process_start();
+    // DEL and GC must work whatever an administrator wrote.
+    let defaults = NodeConfig::default();
+    match call.verb {
+        Verb::Status => return runtime.block_on(meta::status(call, dirs, node, env)).map(|()| None),
+        Verb::Gc => return runtime.block_on(meta::gc(call, dirs, &defaults, started)).map(|()| None),
+        _ => {}
+    }
+    let (Some(container), Some(ifname)) = (&call.container, &call.ifname) else {
+        return Err(Failure::new(Code::Environment, "CNI_CONTAINERID or CNI_IFNAME not set"));
+    };
+    let node = if call.verb == Verb::Del { &defaults } else { node.as_ref().map_err(Clone::clone)? };
+    let job = meta::Job { call, dirs, node, env, container, ifname, started };
+    match call.verb {
+        Verb::Add => runtime.block_on(meta::add(&job)).map(Some),
+        Verb::Check => runtime.block_on(meta::check(&job)).map(|()| None),
+        _ => runtime.block_on(meta::del(&job)).map(|()| None),
     }
 }
 

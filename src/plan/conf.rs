@@ -128,8 +128,8 @@ pub fn parse(call: &Call) -> Outcome<Conf> {
             Some(key) => {
                 conflict(format!("{meta} and {key}: a configuration is either the meta plugin's or an attachment's"))
             }
-            None => Failure::new(Code::Config, format!("{meta}: this version of trestle is not a meta plugin"))
-                .remedy("run it under a meta plugin, with `bridge` or `master` in the network's configuration"),
+            None => Failure::new(Code::Config, format!("{meta}: a meta plugin's configuration is no network of a pod"))
+                .remedy("name `bridge` or `master`, or list the networks themselves"),
         });
     }
     refuse_unknown(&call.conf)?;

@@ -407,3 +407,47 @@ fn an_output_that_nobody_reads_is_a_failure() {
     let env = |name: &str| (name == "CNI_COMMAND").then(|| "VERSION".into());
     assert_eq!(run("trestle", &env, &mut std::io::empty(), &mut Closed), FAILURE);
 }
+
+#[test]
+fn a_configuration_with_networks_is_the_meta_plugins() {
+    let kind = |program: &str, conf: Value, verb: &str| {
+        let env = |name: &str| name.starts_with("CNI_").then(|| if name == "CNI_COMMAND" { verb } else { "x" }.into());
+        match cni::read(&env, &mut conf.to_string().as_bytes()) {
+            Ok(Request::Call(call)) => Kind::decide(program, &call),
+            other => panic!("{other:?}"),
+        }
+    };
+    let attachment = Kind::Attachment(Type::Trestle);
+    let meta = with(conf("trestle"), json!({"clusterNetwork": "/etc/cni/net.d/10-x.conflist"}));
+    assert_eq!(kind("trestle", meta.clone(), "ADD"), Ok(Kind::Meta));
+    assert_eq!(kind("bridge", meta.clone(), "ADD"), Ok(Kind::Attachment(Type::Bridge)), "the name decides first");
+    assert_eq!(kind("trestle", with(conf("trestle"), json!({"bridge": "br-lan"})), "ADD"), Ok(attachment));
+    assert_eq!(
+        kind("trestle", with(conf("bridge"), json!({"delegates": []})), "ADD"),
+        Ok(Kind::Attachment(Type::Bridge))
+    );
+    let both = with(meta, json!({"bridge": "br-lan"}));
+    for verb in ["ADD", "CHECK", "STATUS"] {
+        assert_eq!(kind("trestle", both.clone(), verb).unwrap_err().code, Code::Conflict, "{verb}");
+    }
+    for verb in ["DEL", "GC"] {
+        assert_eq!(kind("trestle", both.clone(), verb), Ok(attachment), "{verb}");
+    }
+}
+
+#[test]
+fn the_meta_plugin_answers_with_codes_of_the_specification_and_writes_where_it_is_told() {
+    let run = Run::new("trestle", "ADD");
+    let file = run.tmp.path().join("meta.log");
+    let conf = with(
+        conf("trestle"),
+        json!({"delegates": [], "logFile": file, "logLevel": "debug", "logToStderr": false, "socketDir": "/x"}),
+    );
+    let seen = run.on(&conf);
+    assert_eq!(seen.code(), 7);
+    assert!(seen.json()["msg"].as_str().unwrap().starts_with("TR0112: "), "{seen:?}");
+    assert!(std::fs::read_to_string(&file).unwrap().contains("TR0112"));
+    assert_eq!(run.log(), "");
+    let gone = Run::new("trestle", "DEL").on(&with(conf, json!({"delegates": "x"})));
+    assert_eq!(gone.code(), 7, "no entry, and nothing else can be read");
+}

@@ -1,0 +1,176 @@
+//! GC: the pods of this configuration that the runtime does not name any more; then the plugins' own GC.
+//!
+//! The runtime's list has one attachment for a pod, its default network's, so all of a pod's networks are valid while its
+//! container is listed. Only entries made under the same configuration name are looked at; those that are locked, or
+//! younger than this call, are left. A missing list collects nothing.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::cni::{Call, json, valid_attachments};
+use crate::plan::PodFacts;
+use crate::store::{ContainerLock, Dirs, Entry, Journal, NodeConfig, Pending};
+use crate::types::{AttachmentId, Failure, Outcome, Role};
+
+use super::config::{self, MetaConf};
+use super::networks::wanted;
+use super::outside::World;
+use super::record::{Attached, Kept, Owed, Record, key};
+use super::run::{self, Pod};
+use super::settle::Known;
+use super::{gather, legacy, plugin_path, undo};
+
+pub async fn gc(call: &Call, dirs: &Dirs, node: &NodeConfig, started: u64) -> Outcome<()> {
+    let Some(valid) = valid_attachments(&call.conf)? else { return Ok(()) };
+    let valid: Vec<(String, String)> = valid.into_iter().map(|(c, i)| (c.as_str().to_owned(), i)).collect();
+    let work = Work { call, dirs, node, started, living: valid.iter().map(|(c, _)| c.as_str()).collect() };
+    let boot = dirs.boot_id()?;
+    let (living, mut failures) = work.journal(&boot).await?;
+    failures.extend(work.owed(&boot).await?);
+    failures.extend(work.plugins(&valid, &living).await);
+    undo::together(failures).map_or(Ok(()), Err)
+}
+
+struct Work<'a> {
+    call: &'a Call,
+    dirs: &'a Dirs,
+    node: &'a NodeConfig,
+    started: u64,
+    /// Containers that the runtime names.
+    living: BTreeSet<&'a str>,
+}
+
+/// A pod that goes on, made under whatever configuration.
+struct Living {
+    container: String,
+    record: Record,
+}
+
+impl Work<'_> {
+    async fn journal(&self, boot: &str) -> Outcome<(Vec<Living>, Vec<Failure>)> {
+        let (mut living, mut failures) = (Vec::new(), Vec::new());
+        for entry in Journal(self.dirs).all()? {
+            let entry = match entry {
+                Ok(entry) if entry.id.role == Role::Meta => entry,
+                Ok(_) => continue,
+                Err(broken) => {
+                    tracing::error!(failure = %broken, "an entry of the journal is left as it is");
+                    continue;
+                }
+            };
+            let record = match Record::read(&entry) {
+                Ok(record) => record,
+                Err(broken) => {
+                    tracing::error!(failure = %broken, "an entry of the journal is left as it is");
+                    continue;
+                }
+            };
+            // Younger than this call: the runtime's list may have been made before it.
+            let younger = entry.written >= self.started && record.boot == boot;
+            let ours = entry.network == self.call.name.as_str();
+            if !ours || younger || self.living.contains(entry.id.container.as_str()) {
+                living.push(Living { container: entry.id.container.to_string(), record });
+                continue;
+            }
+            failures.extend(self.collect(&entry.id, Some(&entry)).await.err());
+        }
+        Ok((living, failures))
+    }
+
+    /// What is owed for pods of an earlier boot, of which nobody else knows any more.
+    async fn owed(&self, boot: &str) -> Outcome<Vec<Failure>> {
+        let mut failures = Vec::new();
+        for owed in Pending(self.dirs).all::<Owed>()? {
+            let owed = match owed {
+                Ok(owed) => owed,
+                Err(broken) => {
+                    tracing::error!(failure = %broken, "a file is left as it is");
+                    continue;
+                }
+            };
+            // With this boot's the namespace decides: `/run` may have been wiped under living pods.
+            let gone = owed.record.boot != boot || !owed.record.netns.exists();
+            if owed.network == self.call.name && gone && !self.living.contains(owed.container.as_str()) {
+                failures.extend(self.collect(&key(&owed.container, &owed.ifname), None).await.err());
+            }
+        }
+        Ok(failures)
+    }
+
+    /// `seen`: the entry as it was read without the lock; by now it may be another attachment's.
+    async fn collect(&self, id: &AttachmentId, seen: Option<&Entry>) -> Outcome<()> {
+        let Some(lock) = ContainerLock::try_lock(self.dirs, &id.container)? else { return Ok(()) };
+        if Journal(self.dirs).read(id)?.as_ref() != seen {
+            return Ok(());
+        }
+        let kept = Kept { dirs: self.dirs, id };
+        let Some(found) = kept.find()? else { return Ok(()) };
+        let (record, count) = found.opened();
+        tracing::info!(container = %id.container, "collected: the runtime does not name it any more");
+        let facts = PodFacts { pod: record.pod.clone(), annotations: None };
+        let (netns, path, args) = (record.netns.clone(), record.path.clone(), record.args.clone());
+        let cni_dir = record.cni_dir.clone();
+        let at = Pod {
+            site: self.site(&path),
+            container: &id.container,
+            netns: Some(&*netns).filter(|n| n.exists()),
+            facts: &facts,
+            args: &args,
+            version: self.call.version.as_str(),
+        };
+        let undone = undo::undo(&at, &kept, &self.call.name, record, count).await;
+        if undone.is_ok() {
+            legacy::Cache { dir: &cni_dir, container: &id.container, master: &id.ifname }.remove();
+        }
+        drop(lock);
+        undone
+    }
+
+    fn site<'b>(&'b self, path: &'b [PathBuf]) -> run::Site<'b> {
+        run::Site { path, dirs: self.dirs, node: self.node, started: self.started }
+    }
+
+    /// The cluster's own networks, each with all that are on it: the default one has the runtime's list too. Networks
+    /// that pods ask for are left alone: another runtime on this node may have one of that name, and their pods were
+    /// undone one by one.
+    async fn plugins(&self, valid: &[(String, String)], living: &[Living]) -> Vec<Failure> {
+        let conf = match config::read(self.call) {
+            Ok(conf) => conf,
+            Err(failure) => return vec![failure],
+        };
+        let path = plugin_path(&conf, self.call);
+        let mut failures = Vec::new();
+        for known in self.clusters_own(&conf).await {
+            let mut keep = on(known.conf.name(), living);
+            keep.extend(legacy::attachments(&conf.cni_dir, known.conf.name()));
+            if known.master {
+                keep.extend(valid.iter().cloned());
+            }
+            let keep: Vec<_> = keep.into_iter().collect();
+            failures.extend(run::gc(&known.conf, &self.site(&path), &keep).await.err());
+        }
+        failures
+    }
+
+    /// Without the API server. One that is not found is not asked.
+    async fn clusters_own(&self, conf: &MetaConf) -> Vec<Known> {
+        let world = World::new(self.call, self.dirs, None);
+        let mut found = Vec::new();
+        for one in wanted(conf, None, None).unwrap_or_default() {
+            match gather::look_up(&world, conf, self.call.version.as_str(), one).await {
+                Ok(known) => found.extend(known),
+                Err(failure) => tracing::warn!(%failure, "its plugins are not asked to collect"),
+            }
+        }
+        found
+    }
+}
+
+/// Who is on a network by our doing.
+fn on(network: &str, living: &[Living]) -> BTreeSet<(String, String)> {
+    let name = |one: &Attached| json::get(&one.conf, "name").and_then(Value::as_str) == Some(network);
+    let all = living.iter().flat_map(|l| l.record.networks.iter().map(move |one| (l, one)));
+    all.filter(|(_, one)| name(one)).map(|(l, one)| (l.container.clone(), one.ifname.to_string())).collect()
+}
