@@ -1,5 +1,6 @@
 //! Dispatch: any argument is the command line, none is CNI. No rule of the domain lives here.
 
+mod api;
 mod attach;
 mod cli;
 mod cni;
