@@ -8,6 +8,7 @@ mod failpoint;
 mod ipam;
 mod lab;
 mod logging;
+mod nad;
 mod net;
 mod plan;
 mod plugin;
