@@ -4,6 +4,7 @@
 #![cfg_attr(fuzzing, allow(dead_code, reason = "libFuzzer has its own main, which calls the fuzz targets"))]
 
 mod annotation;
+mod api;
 mod attach;
 mod chain;
 mod cli;

@@ -214,7 +214,7 @@ fn runtime(time: bool) -> Outcome<tokio::runtime::Runtime> {
 }
 
 fn attachment(ty: Type, call: &Call, around: &Around<'_>) -> Outcome<Option<Value>> {
-    let Around { dirs, node, level } = *around;
+    let Around { dirs, node, level, .. } = *around;
     // Never taken down in order: the process ends with its answer, and the kernel closes sockets in less time.
     let runtime = ManuallyDrop::new(runtime(false)?);
     if call.verb == Verb::Gc {
@@ -240,19 +240,18 @@ fn attachment(ty: Type, call: &Call, around: &Around<'_>) -> Outcome<Option<Valu
 fn pod(call: &Call, around: &Around<'_>) -> Outcome<Option<Value>> {
     let Around { dirs, node, env, .. } = *around;
     let runtime = ManuallyDrop::new(runtime(true)?);
-    let started = process_start();
     // DEL and GC must work whatever an administrator wrote.
     let defaults = NodeConfig::default();
     match call.verb {
         Verb::Status => return runtime.block_on(meta::status(call, dirs, node, env)).map(|()| None),
-        Verb::Gc => return runtime.block_on(meta::gc(call, dirs, &defaults, started)).map(|()| None),
+        Verb::Gc => return runtime.block_on(meta::gc(call, dirs, &defaults, process_start())).map(|()| None),
         _ => {}
     }
     let (Some(container), Some(ifname)) = (&call.container, &call.ifname) else {
         return Err(Failure::new(Code::Environment, "CNI_CONTAINERID or CNI_IFNAME not set"));
     };
     let node = if call.verb == Verb::Del { &defaults } else { node.as_ref().map_err(Clone::clone)? };
-    let job = meta::Job { call, dirs, node, env, container, ifname, started };
+    let job = meta::Job { call, dirs, node, env, container, ifname, started: None };
     match call.verb {
         Verb::Add => runtime.block_on(meta::add(&job)).map(Some),
         Verb::Check => runtime.block_on(meta::check(&job)).map(|()| None),

@@ -91,7 +91,9 @@ pub async fn del(kind: Kind, network: &Network<'_>, place: &Place<'_>, conf: Map
 pub async fn of_the_node(kind: Kind, verb: Verb, site: &Site<'_>, conf: Map<String, Value>) -> Outcome<()> {
     let call = Call::new(verb, Given { path: site.path.to_vec(), ..Given::default() }, conf)?;
     match (kind, verb) {
-        (Kind::Attachment(_), Verb::Gc) => attach::gc(&call, site.dirs, site.started.unwrap_or_else(process_start)).await,
+        (Kind::Attachment(_), Verb::Gc) => {
+            attach::gc(&call, site.dirs, site.started.unwrap_or_else(process_start)).await
+        }
         (Kind::Attachment(ty), _) => attach::status(&call, ty, site.dirs, &Ok(site.node.clone())),
         (Kind::HostLocal, _) => ipam::host_local(&call, site.dirs).map(drop),
         (Kind::Static, _) => ipam::fixed(&call).map(drop),

@@ -9,7 +9,7 @@ use crate::failpoint::hit;
 use crate::net::Namespace;
 use crate::plan::PodFacts;
 use crate::resolve::{Pod, pod_facts};
-use crate::store::Journal;
+use crate::store::{Journal, process_start};
 use crate::types::{Code, Failure, Outcome};
 
 use super::config::{self, MetaConf};
@@ -31,7 +31,7 @@ pub async fn add(job: &Job<'_>) -> Outcome<Value> {
     let api = outside::open(&conf, job.node, job.env)?;
     let world = World::new(job.call, job.dirs, api.as_ref());
     let lock = job.lock()?;
-    if Journal(job.dirs).superseded(job.container, job.started) {
+    if Journal(job.dirs).superseded(job.container, || job.started.unwrap_or_else(process_start)) {
         let msg = format!("container {} was deleted after this ADD had started", job.container);
         return Err(Failure::new(Code::Superseded, msg));
     }

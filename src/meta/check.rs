@@ -11,7 +11,7 @@ use super::del::of_configuration;
 use super::record::{Attached, Found, Kept};
 use super::run::Pod;
 use super::settle::{base_args, check_args};
-use super::{Job, plugin_path, undo};
+use super::{Job, plugin_path};
 
 pub async fn check(job: &Job<'_>) -> Outcome<()> {
     let conf = config::read(job.call)?;
@@ -54,7 +54,7 @@ async fn all(pod: &Pod<'_>, networks: &[Attached]) -> Outcome<()> {
         }
         failures.extend(pod.check(one).await.err());
     }
-    undo::together(failures).map_or(Ok(()), Err)
+    Failure::first_of(failures)
 }
 
 /// A network of an older version is no reason against the whole pod, unless it is the pod's default one, for which

@@ -4,7 +4,7 @@
 use crate::plan::PodFacts;
 use crate::resolve::pod_facts;
 use crate::store::{ContainerLock, Journal};
-use crate::types::Outcome;
+use crate::types::{Failure, Outcome};
 
 use super::config::{self, Cluster, MetaConf};
 use super::record::{Attached, Found, Kept, Record};
@@ -57,13 +57,11 @@ async fn without_record(job: &Job<'_>, facts: &PodFacts) -> Outcome<()> {
     let cache = job.cache(&conf.cni_dir);
     if let Some(mut networks) = cache.networks() {
         tracing::info!(networks = networks.len(), "undone from Multus' cache");
-        return match undo::together(undo::networks(&at, &mut networks).await) {
-            None => cache.forget(&networks),
-            Some(failure) => Err(failure),
-        };
+        Failure::first_of(undo::networks(&at, &mut networks).await)?;
+        return cache.forget(&networks);
     }
     let mut networks = of_configuration(job, &conf)?;
-    undo::together(undo::networks(&at, &mut networks).await).map_or(Ok(()), Err)
+    Failure::first_of(undo::networks(&at, &mut networks).await)
 }
 
 /// The delegates; or the cluster's network where a file has it. A NAD is not asked for.

@@ -30,7 +30,7 @@ pub async fn gc(call: &Call, dirs: &Dirs, node: &NodeConfig, started: u64) -> Ou
     let (living, mut failures) = work.journal(&boot).await?;
     failures.extend(work.owed(&boot).await?);
     failures.extend(work.plugins(&valid, &living).await);
-    undo::together(failures).map_or(Ok(()), Err)
+    Failure::first_of(failures)
 }
 
 struct Work<'a> {
@@ -129,7 +129,7 @@ impl Work<'_> {
     }
 
     fn site<'b>(&'b self, path: &'b [PathBuf]) -> run::Site<'b> {
-        run::Site { path, dirs: self.dirs, node: self.node, started: self.started }
+        run::Site { path, dirs: self.dirs, node: self.node, started: Some(self.started) }
     }
 
     /// The cluster's own networks, each with all that are on it: the default one has the runtime's list too. Networks

@@ -64,8 +64,8 @@ pub struct Job<'a> {
     pub env: Env<'a>,
     pub container: &'a ContainerId,
     pub ifname: &'a IfName,
-    /// When this process started, on the boot clock in nanoseconds.
-    pub started: u64,
+    /// When the call began, on the boot clock in nanoseconds, if that is not when this process started.
+    pub started: Option<u64>,
 }
 
 impl Job<'_> {

@@ -132,8 +132,8 @@ impl Objects for Claims<'_, '_> {
         self.api.get_claim(namespace, name).await
     }
 
-    async fn slices(&self, node: Option<&str>, driver: &str) -> Outcome<Vec<Value>> {
-        self.api.list_slices(node.unwrap_or_default(), driver).await
+    async fn slices(&self, node: &str, driver: &str) -> Outcome<Vec<Value>> {
+        self.api.list_slices(node, driver).await
     }
 }
 

@@ -145,6 +145,7 @@ fn blank(v6: bool) -> Route {
         source: None,
         mtu: None,
         advmss: None,
+        tos: 0,
         kernel: false,
     }
 }
@@ -210,7 +211,10 @@ mod tests {
 
     async fn addressed(links: &Netlink, link: u32, net: &str) {
         let net = net.parse().unwrap();
-        links.add_address(link, &NewAddress { net, broadcast: None, nodad: true, valid_seconds: None }).await.unwrap();
+        links
+            .add_address(link, &NewAddress { net, broadcast: None, nodad: true, valid_seconds: None, routeless: false })
+            .await
+            .unwrap();
     }
 
     async fn defaults(links: &Netlink, v6: bool) -> Vec<(u32, String)> {

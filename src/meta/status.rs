@@ -5,7 +5,7 @@
 
 use crate::attach::journal_is_writable;
 use crate::cni::Call;
-use crate::store::{Dirs, NodeConfig, process_start};
+use crate::store::{Dirs, NodeConfig};
 use crate::types::{Code, Failure, Outcome};
 
 use super::networks::master;
@@ -23,7 +23,7 @@ pub async fn status(call: &Call, dirs: &Dirs, node: &Outcome<NodeConfig>, env: E
     let known = gather::look_up(&world, &conf, call.version.as_str(), wanted).await.map_err(not_ready)?;
     let Some(known) = known else { return Ok(()) };
     let path = plugin_path(&conf, call);
-    let site = run::Site { path: &path, dirs, node, started: process_start() };
+    let site = run::Site { path: &path, dirs, node, started: None };
     // What it says itself goes to the runtime as it is.
     run::status(&known.conf, &site).await.map_err(|f| if f.code == Code::PluginMissing { not_ready(f) } else { f })
 }

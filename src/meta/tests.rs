@@ -144,7 +144,7 @@ impl Bed {
             env: &none,
             container: &container,
             ifname: &ifname,
-            started,
+            started: Some(started),
         };
         block_on(run(&job))
     }
@@ -286,7 +286,7 @@ fn refusals_before_anything_is_made() {
     refused(odd, Code::Environment);
     let late = Bed::new();
     Journal(&late.dirs).mark_deleted(&"c1".parse().unwrap()).unwrap();
-    let started = 0;
+    let started = Some(0);
     let failure = late.at("ADD", &late.conf, async |job| add(&Job { started, ..*job }).await).unwrap_err();
     assert_eq!(failure.code, Code::Superseded);
 }

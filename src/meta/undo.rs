@@ -18,9 +18,9 @@ pub async fn undo(
     count: usize,
 ) -> Outcome<()> {
     let failures = networks(pod, &mut record.networks[..count]).await;
-    match together(failures) {
-        None => kept.forget(),
-        Some(failure) => {
+    match Failure::first_of(failures) {
+        Ok(()) => kept.forget(),
+        Err(failure) => {
             // DEL works where nothing can be written, too: it undoes all once more then.
             if let Err(e) = kept.update(network, &record) {
                 tracing::warn!(failure = %e, "what has been undone is not noted");
@@ -45,14 +45,4 @@ pub async fn networks(pod: &Pod<'_>, list: &mut [Attached]) -> Vec<Failure> {
         }
     }
     failures
-}
-
-/// The first with the others' words.
-pub fn together(failures: Vec<Failure>) -> Option<Failure> {
-    let mut all = failures.into_iter();
-    let mut first = all.next()?;
-    for more in all {
-        first.msg = format!("{}; {}: {}", first.msg, more.code, more.msg);
-    }
-    Some(first)
 }

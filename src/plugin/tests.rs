@@ -118,12 +118,12 @@ fn the_programs_name_decides_before_the_type() {
         ("cnv-bridge", "cnv-bridge", attachment(bridge)),
         ("macvlan", "ptp", attachment(macvlan)),
     ] {
-        assert_eq!(decide(program, &call(ty)), Ok(kind), "{program} {ty}");
+        assert_eq!(Program::decide(program, &call(ty)), Ok(Program::One(kind)), "{program} {ty}");
     }
     for (program, ty) in
         [("trestle", "ptp"), ("trestle", "Bridge"), ("trestle", ""), ("dhcp", "bridge"), ("trestle", "dhcp")]
     {
-        assert_eq!(decide(program, &call(ty)).unwrap_err().code, Code::Config, "{program} {ty}");
+        assert_eq!(Program::decide(program, &call(ty)).unwrap_err().code, Code::Config, "{program} {ty}");
     }
 }
 
@@ -141,18 +141,19 @@ fn within_a_call_of_ours_the_lock_is_held_already() {
     let call = |id: &str| {
         let vars: HashMap<&str, &str> = [(delegate::LOCK_HELD, id)].into();
         let env = |key: &str| vars.get(key).map(OsString::from);
-        level(&env, &crate::plan::testing::call(&conf("bridge"), ""))
+        lock_level(&env, &crate::plan::testing::call(&conf("bridge"), ""))
     };
     assert_eq!([call("c1"), call("c2"), call("")], [Level::Inner, Level::Outermost, Level::Outermost]);
 }
 
 #[test]
 fn the_number_of_a_failure() {
-    let trestle = Some(Kind::Attachment(Type::Trestle));
-    let drop_ins = [Kind::Attachment(Type::Bridge), Kind::Attachment(Type::Macvlan), Kind::HostLocal, Kind::Static];
+    let trestle = Some(Program::One(Kind::Attachment(Type::Trestle)));
+    let drop_ins = [Kind::Attachment(Type::Bridge), Kind::Attachment(Type::Macvlan), Kind::HostLocal, Kind::Static]
+        .map(Program::One);
     for code in Code::ALL {
         let failure = Failure::new(*code, "x");
-        assert_eq!((number(trestle, &failure), number(None, &failure)), (code.cni(), code.cni()));
+        assert_eq!([trestle, Some(Program::Meta), None].map(|p| number(p, &failure)), [code.cni(); 3]);
         let foreign = Failure { foreign: Some(42), ..failure.clone() };
         for kind in drop_ins {
             let own = if *code == Code::OwnNamespace { 8 } else { 999 };
@@ -413,18 +414,22 @@ fn a_configuration_with_networks_is_the_meta_plugins() {
     let kind = |program: &str, conf: Value, verb: &str| {
         let env = |name: &str| name.starts_with("CNI_").then(|| if name == "CNI_COMMAND" { verb } else { "x" }.into());
         match cni::read(&env, &mut conf.to_string().as_bytes()) {
-            Ok(Request::Call(call)) => Kind::decide(program, &call),
+            Ok(Request::Call(call)) => Program::decide(program, &call),
             other => panic!("{other:?}"),
         }
     };
-    let attachment = Kind::Attachment(Type::Trestle);
+    let attachment = Program::One(Kind::Attachment(Type::Trestle));
     let meta = with(conf("trestle"), json!({"clusterNetwork": "/etc/cni/net.d/10-x.conflist"}));
-    assert_eq!(kind("trestle", meta.clone(), "ADD"), Ok(Kind::Meta));
-    assert_eq!(kind("bridge", meta.clone(), "ADD"), Ok(Kind::Attachment(Type::Bridge)), "the name decides first");
+    assert_eq!(kind("trestle", meta.clone(), "ADD"), Ok(Program::Meta));
+    assert_eq!(
+        kind("bridge", meta.clone(), "ADD"),
+        Ok(Program::One(Kind::Attachment(Type::Bridge))),
+        "the name decides first"
+    );
     assert_eq!(kind("trestle", with(conf("trestle"), json!({"bridge": "br-lan"})), "ADD"), Ok(attachment));
     assert_eq!(
         kind("trestle", with(conf("bridge"), json!({"delegates": []})), "ADD"),
-        Ok(Kind::Attachment(Type::Bridge))
+        Ok(Program::One(Kind::Attachment(Type::Bridge)))
     );
     let both = with(meta, json!({"bridge": "br-lan"}));
     for verb in ["ADD", "CHECK", "STATUS"] {

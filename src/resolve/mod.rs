@@ -1,7 +1,11 @@
-//! Pod facts: from what the runtime hands over in the call.
+//! Who the pod is, what its annotations say, and the NADs that they name: from what the runtime hands over, from copies
+//! on disk, from the API server. The seam for the agent's socket is here too.
 //!
-//! The seam for the other sources: whoever knows more of a pod (the agent's socket, the API server) fills the same
-//! [`PodFacts`]; the rules above do not ask where they came from.
+//! Where facts came from makes no difference to the rules above; what follows from them is not this room's business.
+
+mod agent;
+mod copies;
+mod sources;
 
 use serde_json::Value;
 
@@ -9,9 +13,12 @@ use crate::cni::{Call, json};
 use crate::plan::PodFacts;
 use crate::types::{Code, Failure, Outcome, PodRef};
 
+pub use sources::{Pod, Sources};
+
 /// Capability by which containerd and CRI-O hand over all annotations of the pod.
 const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 
+/// What the call itself says: `CNI_ARGS`, and annotations that the runtime hands over.
 pub fn pod_facts(call: &Call) -> Outcome<PodFacts> {
     let arg = |key| call.args.get(key).filter(|v| !v.is_empty()).map(str::to_owned);
     // The name alone says already that a pod is a virtual machine's.

@@ -24,7 +24,7 @@ use sha2::{Digest, Sha256};
 
 use crate::types::ContainerId;
 
-pub use file::{failed, make_dir, remove_file};
+pub use file::{failed, make_dir, read_file, remove_file, write_whole};
 pub use host::process_start;
 pub use journal::{Entry, Journal};
 pub use lock::{ContainerLock, hold};

@@ -1,0 +1,87 @@
+//! The Event that a person sees under a pod.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::types::PodRef;
+
+/// Limits of the API server's validation.
+const LONGEST_MESSAGE: usize = 1024;
+const LONGEST_REASON: usize = 128;
+const LONGEST_NAME: usize = 253;
+
+pub struct Event<'a> {
+    pub about: &'a PodRef,
+    /// One word in camel case.
+    pub reason: &'a str,
+    pub message: &'a str,
+    pub warning: bool,
+    /// Who says so: the node's name may be in it.
+    pub component: &'a str,
+}
+
+impl Event<'_> {
+    /// As core/v1 has it; `now` gives the name its end, as client-go does, so that two never meet.
+    pub(super) fn object(&self, now: Timestamp) -> Value {
+        let end = format!(".{:x}", now.as_nanosecond());
+        let base = cut(&self.about.name, LONGEST_NAME - end.len());
+        let seconds = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let mut about = json!({
+            "apiVersion": "v1", "kind": "Pod", "namespace": self.about.namespace, "name": self.about.name,
+        });
+        if let Some(uid) = &self.about.uid {
+            about["uid"] = json!(uid);
+        }
+        json!({
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"namespace": self.about.namespace, "name": format!("{base}{end}")},
+            "involvedObject": about,
+            "reason": cut(self.reason, LONGEST_REASON),
+            "message": cut(self.message, LONGEST_MESSAGE),
+            "type": if self.warning { "Warning" } else { "Normal" },
+            "source": {"component": self.component},
+            "reportingComponent": self.component,
+            "firstTimestamp": seconds,
+            "lastTimestamp": seconds,
+            "count": 1,
+        })
+    }
+}
+
+/// At most so many bytes, no character in two.
+fn cut(text: &str, longest: usize) -> &str {
+    let end = (0..=longest.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_as_kubernetes_takes_it() {
+        let pod = PodRef { namespace: "prod".into(), name: "web".into(), uid: Some("u1".into()) };
+        let event = Event { about: &pod, reason: "NoNetwork", message: "why", warning: true, component: "trestle" };
+        let v = event.object("2026-01-02T03:04:05.000000006Z".parse().unwrap());
+        assert_eq!(v["metadata"]["name"], "web.1886caf21c963206");
+        assert_eq!(v["involvedObject"]["uid"], "u1");
+        assert_eq!(v["involvedObject"]["kind"], "Pod");
+        assert_eq!((v["type"].as_str(), v["lastTimestamp"].as_str()), (Some("Warning"), Some("2026-01-02T03:04:05Z")));
+        let unknown = PodRef { uid: None, ..pod.clone() };
+        let v = Event { about: &unknown, warning: false, ..event }.object(Timestamp::UNIX_EPOCH);
+        assert!(v["involvedObject"].get("uid").is_none() && v["type"] == "Normal", "{v}");
+    }
+
+    #[test]
+    fn nothing_is_longer_than_the_server_takes() {
+        let pod = PodRef { namespace: "n".into(), name: "p".repeat(253), uid: None };
+        let long = "\u{20ac}".repeat(500);
+        let event = Event { about: &pod, reason: &long, message: &long, warning: true, component: "t" };
+        let v = event.object(Timestamp::now());
+        assert_eq!(v["metadata"]["name"].as_str().unwrap().len(), 253);
+        assert_eq!(v["message"].as_str().unwrap().len(), 1023);
+        assert_eq!(v["reason"].as_str().unwrap().len(), 126);
+        assert_eq!(cut("abc", 5), "abc");
+    }
+}
