@@ -30,9 +30,9 @@ pub struct Selection {
     /// Of 6, 8 or 20 bytes, as it was written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
-    /// Addresses, with or without a prefix length, as they were written.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub ips: Vec<String>,
+    /// Addresses, with or without a prefix length, as they were written. An empty list is told to plugins too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ips: Option<Vec<String>>,
     /// As a plugin wants it in `runtimeConfig`: all four numbers, no unknown key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bandwidth: Option<Value>,
@@ -146,7 +146,7 @@ struct Raw {
     #[serde(rename = "interfaceRequest")]
     interface_request: String,
     mac: String,
-    ips: Vec<String>,
+    ips: Option<Vec<String>>,
     bandwidth: Option<Bandwidth>,
     #[serde(rename = "portMappings")]
     port_mappings: Vec<Option<PortMapping>>,
@@ -186,7 +186,7 @@ impl TryFrom<Raw> for Selection {
             true => ("interfaceRequest", &raw.interface_request),
             false => ("interface", &raw.interface),
         };
-        for (i, ip) in raw.ips.iter().enumerate() {
+        for (i, ip) in raw.ips.iter().flatten().enumerate() {
             check_address(ip).map_err(|why| JsonError::new(why).within(i).under("ips"))?;
         }
         Ok(Self {

@@ -29,7 +29,6 @@ use crate::types::{Outcome, PodRef};
 
 pub use self::event::Event;
 
-const STATUS_ANNOTATION: &str = "k8s.v1.cni.cncf.io/network-status";
 const MERGE: &str = "application/merge-patch+json";
 /// Others' writes between ours; more than this many in a row is no coincidence.
 const CONFLICTS: u32 = 10;
@@ -125,11 +124,11 @@ impl Api {
 
     /// One merge patch of one annotation. It carries the pod's UID where that is known, so that the server refuses it
     /// for another pod of the same name.
-    pub async fn patch_network_status(&self, pod: &PodRef, text: &str) -> Outcome<Told> {
+    pub async fn patch_annotation(&self, pod: &PodRef, key: &str, text: &str) -> Outcome<Told> {
         if !is_name(&pod.namespace) || !is_name(&pod.name) {
             return Ok(Told::Gone);
         }
-        let mut metadata = json!({"annotations": {STATUS_ANNOTATION: text}});
+        let mut metadata = json!({"annotations": {key: text}});
         if let Some(uid) = &pod.uid {
             metadata["uid"] = json!(uid);
         }

@@ -76,6 +76,21 @@ impl Done {
     }
 }
 
+/// An ADD that failed.
+#[derive(Debug)]
+pub struct Failed {
+    pub cause: Failure,
+    /// Nothing of the network is left.
+    pub undone: bool,
+}
+
+impl From<Failure> for Failed {
+    /// Of what fails before the first plugin is run.
+    fn from(cause: Failure) -> Self {
+        Self { cause, undone: true }
+    }
+}
+
 /// Whoever carries a plugin of the network out.
 enum By<'a> {
     Own(Kind),
@@ -90,7 +105,7 @@ fn by(plugin: &Map<String, Value>) -> Outcome<By<'_>> {
 }
 
 /// Attaches. A list that fails in the middle leaves nothing: the plugins that ran get their DEL, in reverse.
-pub async fn add(network: &Network<'_>, place: &Place<'_>) -> Outcome<Done> {
+pub async fn add(network: &Network<'_>, place: &Place<'_>) -> Result<Done, Failed> {
     let parts = Parts::of(network.conf)?;
     refuse(network, place, &parts)?;
     let mut last: Option<Done> = None;
@@ -105,7 +120,7 @@ pub async fn add(network: &Network<'_>, place: &Place<'_>) -> Outcome<Done> {
             Err(cause) => return Err(give_up(network, place, &parts, i, last, cause).await),
         }
     }
-    last.ok_or_else(|| Failure::new(Code::Config, "plugins: the list is empty"))
+    last.ok_or_else(|| Failure::new(Code::Config, "plugins: the list is empty").into())
 }
 
 /// What can be refused before the first plugin is run.
@@ -136,17 +151,18 @@ async fn give_up(
     at: usize,
     last: Option<Done>,
     mut cause: Failure,
-) -> Failure {
+) -> Failed {
     let ran = match by(&parts.plugins[at]) {
         Ok(By::Foreign(_)) => at + 1,
         _ => at,
     };
     let prev = last.map(|d| d.raw);
-    if let Err(more) = undo(network, place, parts, ran, prev.as_ref()).await {
+    let undone = undo(network, place, parts, ran, prev.as_ref()).await;
+    if let Err(more) = &undone {
         tracing::error!(failure = %more, network = parts.name, "a failed ADD could not be undone whole");
         cause.msg = format!("{}; and it could not be undone: {}", cause.msg, more.msg);
     }
-    cause
+    Failed { cause, undone: undone.is_ok() }
 }
 
 /// DEL of the first `ran` plugins, in reverse. Goes on whatever fails, and tells all of it.
@@ -177,9 +193,16 @@ pub async fn del(network: &Network<'_>, place: &Place<'_>, prev: Option<&Value>)
     undo(network, place, &parts, parts.plugins.len(), prev).await
 }
 
+/// What CHECK does with plugins that are not ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Foreign {
+    Run,
+    LeftAlone,
+}
+
 /// `prev`: the result of the ADD; null where nobody has it. A network of a version before CHECK is refused with
 /// [`Code::Version`], one that wants none is in order.
-pub async fn check(network: &Network<'_>, place: &Place<'_>, prev: &Value) -> Outcome<()> {
+pub async fn check(network: &Network<'_>, place: &Place<'_>, prev: &Value, others: Foreign) -> Outcome<()> {
     let parts = Parts::of(network.conf)?;
     if !parts.has(Verb::Check)? {
         let msg = format!("network {}: cniVersion {:?} does not support CHECK", parts.name, parts.version);
@@ -193,6 +216,7 @@ pub async fn check(network: &Network<'_>, place: &Place<'_>, prev: &Value) -> Ou
         let conf = parts.build(plugin, prev.clone(), network.runtime);
         match by(plugin)? {
             By::Own(kind) => own::check(kind, network, place, conf).await?,
+            By::Foreign(_) if others == Foreign::LeftAlone => {}
             By::Foreign(name) => foreign(name, Verb::Check, network, place, &conf).run()?,
         }
     }

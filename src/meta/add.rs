@@ -6,7 +6,7 @@ use crate::annotation::{self, StatusEntry};
 use crate::chain::Done;
 use crate::cni::{AddResult, json};
 use crate::failpoint::hit;
-use crate::net::Namespace;
+use crate::net::{Namespace, Netlink};
 use crate::plan::PodFacts;
 use crate::resolve::{Pod, pod_facts};
 use crate::store::{Journal, process_start};
@@ -15,7 +15,7 @@ use crate::types::{Code, Failure, Outcome};
 use super::config::{self, MetaConf};
 use super::networks::wanted;
 use super::outside::{self, World};
-use super::record::{Attached, Found, Kept, Record};
+use super::record::{Found, Kept, Record};
 use super::routes::{self, Party};
 use super::settle::{base_args, check_args, settle};
 use super::{Job, gather, plugin_path, ready, run, undo};
@@ -63,12 +63,13 @@ async fn networks(job: &Job<'_>, conf: &MetaConf, world: &World<'_>, pod: &Pod) 
     let id = job.id();
     let kept = Kept { dirs: job.dirs, id: &id };
     clear_away(job, facts, &kept, &record.boot).await?;
-    names_are_free(job, &record.networks).await?;
     kept.begin(&job.call.name, &record)?;
     hit("meta: pod recorded");
     let (path, args) = (record.path.clone(), record.args.clone());
     let at = job.at(facts);
-    let mut work = Work { job, at: at.by(&path, &args), kept: &kept, world, pod, record, done: Vec::new() };
+    let links = pod_namespace(job)?.netlink()?;
+    let at = at.by(&path, &args);
+    let mut work = Work { job, at, links, kept: &kept, world, pod, record, begun: 0, done: Vec::new() };
     match work.all().await {
         Ok(result) => Ok(result),
         Err(cause) => Err(work.roll_back(cause).await),
@@ -90,20 +91,9 @@ async fn clear_away(job: &Job<'_>, facts: &PodFacts, kept: &Kept<'_>, boot: &str
     undo::undo(&at.by(&path, &args), kept, &job.call.name, old, count).await
 }
 
-/// All of them, before any is made: a roll-back must never meet a link that was there before.
-async fn names_are_free(job: &Job<'_>, networks: &[Attached]) -> Outcome<()> {
+fn pod_namespace(job: &Job<'_>) -> Outcome<Namespace> {
     let Some(path) = &job.call.netns else { return Err(Failure::new(Code::Environment, "CNI_NETNS not set")) };
-    let links = Namespace::open(path)?.netlink()?;
-    for one in networks.iter().filter(|n| !n.bind) {
-        if links.link(one.ifname.as_str()).await?.is_some() {
-            return Err(Failure::new(
-                Code::NameTaken,
-                format!("network {}: the pod has an interface {} already", one.name, one.ifname),
-            )
-            .remedy("ask for another `interface` in the pod's annotation"));
-        }
-    }
-    Ok(())
+    Ok(Namespace::open(path)?)
 }
 
 struct Work<'a> {
@@ -113,6 +103,10 @@ struct Work<'a> {
     world: &'a World<'a>,
     pod: &'a Pod,
     record: Record,
+    /// Of the pod's namespace.
+    links: Netlink,
+    /// How many networks an undo has to look at.
+    begun: usize,
     /// As long as the networks that are made.
     done: Vec<Done>,
 }
@@ -120,12 +114,17 @@ struct Work<'a> {
 impl Work<'_> {
     async fn all(&mut self) -> Outcome<Value> {
         for index in 0..self.record.networks.len() {
+            self.name_is_free(index).await?;
             let one = &self.record.networks[index];
             if let (Some(file), Some(resource), Some(device)) = (&one.info_file, &one.resource, &one.device) {
                 outside::hand_over_info(resource, device, file);
             }
-            let done = self.at.add(one).await?;
-            self.record.networks[index].result = Some(done.raw.clone());
+            let added = self.at.add(one).await;
+            self.begun = if matches!(&added, Err(run::Failed { undone: true, .. })) { index } else { index + 1 };
+            let done = added.map_err(|failed| failed.cause)?;
+            let link = self.links.link(one.ifname.as_str()).await?.map(|l| l.index);
+            let one = &mut self.record.networks[index];
+            (one.result, one.link) = (Some(done.raw.clone()), link);
             self.done.push(done);
             self.kept.update(&self.job.call.name, &self.record)?;
             hit("meta: network made");
@@ -137,6 +136,16 @@ impl Work<'_> {
         Ok(answer)
     }
 
+    /// Before it is made: a roll-back must never meet a link that was there before.
+    async fn name_is_free(&self, index: usize) -> Outcome<()> {
+        let one = &self.record.networks[index];
+        if one.bind || self.links.link(one.ifname.as_str()).await?.is_none() {
+            return Ok(());
+        }
+        let msg = format!("network {}: the pod has an interface {} already", one.name, one.ifname);
+        Err(Failure::new(Code::NameTaken, msg).remedy("ask for another `interface` in the pod's annotation"))
+    }
+
     /// What network-status tells of each network: as with Multus, a default route that the pod asked for is not shown
     /// at its network; one that was taken away is shown nowhere.
     async fn default_routes(&mut self) -> Outcome<Vec<AddResult>> {
@@ -144,12 +153,11 @@ impl Work<'_> {
         if self.record.networks.iter().all(|n| n.default_route.is_none()) {
             return Ok(reported);
         }
-        let Some(path) = &self.job.call.netns else { return Ok(reported) };
         let made = self.record.networks.iter().zip(&self.done).filter(|(n, _)| !n.bind);
         let mut parties: Vec<Party<'_>> = made
             .map(|(n, d)| Party { ifname: &n.ifname, asked: n.default_route.as_deref(), result: d.result.clone() })
             .collect();
-        if !routes::settle(&Namespace::open(path)?, &mut parties).await? {
+        if !routes::settle(&pod_namespace(self.job)?, &mut parties).await? {
             return Ok(reported);
         }
         let changed: Vec<AddResult> = parties.into_iter().map(|p| p.result).collect();
@@ -196,7 +204,7 @@ impl Work<'_> {
     /// The cause first, then what could not be undone; that stays in the journal for DEL.
     async fn roll_back(self, cause: Failure) -> Failure {
         tracing::warn!(failure = %cause, "all networks of the pod are undone");
-        let count = self.record.begun();
+        let count = self.begun;
         match undo::undo(&self.at, self.kept, &self.job.call.name, self.record, count).await {
             Ok(()) => cause,
             Err(left) => {

@@ -1,15 +1,20 @@
 //! CHECK: every network of the pod, with the result of its ADD.
+//!
+//! By the protocol, whoever carries them out. But for one case: beside inline delegates, Multus' own form of configuration,
+//! others' plugins have never been sent a CHECK for what a pod asked for; some fail it in good order, and a runtime kills
+//! the pod for it. There the link that they left is looked at, and no more.
 
 use serde_json::Value;
 
 use crate::cni::{Verb, json};
+use crate::net::Namespace;
 use crate::resolve::pod_facts;
 use crate::types::{Code, Failure, Outcome};
 
 use super::config::{self, Cluster};
 use super::del::of_configuration;
 use super::record::{Attached, Found, Kept};
-use super::run::Pod;
+use super::run::{Foreign, Pod};
 use super::settle::{base_args, check_args};
 use super::{Job, plugin_path};
 
@@ -39,22 +44,38 @@ pub async fn check(job: &Job<'_>) -> Outcome<()> {
         }
     };
     let facts = pod_facts(job.call)?;
-    let checked = all(&job.at(&facts).by(&path, &args), &networks).await;
+    let as_multus = matches!(conf.cluster, Cluster::Inline(_));
+    let checked = all(&job.at(&facts).by(&path, &args), &networks, as_multus).await;
     drop(lock);
     checked
 }
 
 /// All are asked, and all that fail are told.
-async fn all(pod: &Pod<'_>, networks: &[Attached]) -> Outcome<()> {
+async fn all(pod: &Pod<'_>, networks: &[Attached], as_multus: bool) -> Outcome<()> {
     let mut failures = Vec::new();
     for one in networks {
         if !can_be_checked(one) {
             tracing::info!(network = %one.name, "not checked: its cniVersion has no CHECK");
             continue;
         }
-        failures.extend(pod.check(one).await.err());
+        let foreign = if as_multus && one.chosen && !one.master { Foreign::LeftAlone } else { Foreign::Run };
+        failures.extend(pod.check(one, foreign).await.err());
+        failures.extend(link(pod, one).await.err());
     }
     Failure::first_of(failures)
+}
+
+/// The link that ADD left in the pod must be there yet. By its number: KubeVirt renames a VM's.
+async fn link(pod: &Pod<'_>, one: &Attached) -> Outcome<()> {
+    let (Some(index), Some(path)) = (one.link, pod.netns) else { return Ok(()) };
+    let links = Namespace::open(path)?.netlink()?;
+    match links.link_at(index).await? {
+        Some(_) => Ok(()),
+        None => {
+            let msg = format!("network {}: interface {} is not in the pod any more", one.name, one.ifname);
+            Err(Failure::new(Code::Differs, msg).remedy("re-create the pod"))
+        }
+    }
 }
 
 /// A network of an older version is no reason against the whole pod, unless it is the pod's default one, for which

@@ -98,6 +98,7 @@ impl Cache<'_> {
         let device = Some(delegate.device).filter(|d| !d.is_empty());
         let info_file = device.is_some().then(|| outside::info_file(&delegate.name, self.container, &ifname));
         Ok(Attached {
+            link: None,
             name: delegate.name,
             conf,
             ifname,

@@ -80,7 +80,11 @@ impl<'a> World<'a> {
     /// One patch. A pod that is gone, or has been replaced, needs no status and is no failure.
     pub async fn tell(&self, pod: &Pod, entries: &[StatusEntry]) -> Outcome<()> {
         let (Some(api), Some(about)) = (self.api, &pod.known) else { return Ok(()) };
-        match api.patch_network_status(about, &annotation::status_text(entries)).await? {
+        // Results of versions before 0.3.0 name no interface. Nothing is not told, as with Multus.
+        if entries.is_empty() {
+            return Ok(());
+        }
+        match api.patch_annotation(about, annotation::STATUS, &annotation::status_text(entries)).await? {
             Told::Done => {}
             told @ (Told::Gone | Told::Replaced) => {
                 tracing::warn!(?told, "no status written: not this pod any more");

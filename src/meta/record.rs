@@ -48,6 +48,9 @@ pub struct Attached {
     /// As its last plugin printed it; without default routes that the pod asked elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Value>,
+    /// Number of the link that was in the pod under the network's name after its ADD; there need not be one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<u32>,
     #[serde(default)]
     pub undone: bool,
 }
@@ -200,6 +203,7 @@ pub mod testing {
 
     pub fn attached(name: &str, ifname: &str, conf: Value) -> Attached {
         Attached {
+            link: None,
             name: name.into(),
             conf: conf.as_object().unwrap().clone(),
             ifname: ifname.parse().unwrap(),

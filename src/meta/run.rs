@@ -10,7 +10,7 @@ use crate::nad::{self, Conf};
 use crate::plan::PodFacts;
 use crate::types::{ContainerId, Outcome};
 
-pub use crate::chain::Site;
+pub use crate::chain::{Failed, Foreign, Site};
 
 use super::record::Attached;
 
@@ -48,16 +48,19 @@ impl<'a> Pod<'a> {
         parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(";")
     }
 
-    pub async fn add(&self, network: &Attached) -> Outcome<Done> {
+    pub async fn add(&self, network: &Attached) -> Result<Done, Failed> {
         let (conf, args) = (to_conf(&network.conf)?, self.all_args(network));
         let one = Network { conf: &conf, ifname: &network.ifname, runtime: &network.runtime, args: &args };
-        chain::add(&one, &self.place(network)).await.map_err(|f| f.at(format!("network {}", network.name)))
+        chain::add(&one, &self.place(network))
+            .await
+            .map_err(|f| Failed { cause: f.cause.at(format!("network {}", network.name)), ..f })
     }
 
-    pub async fn check(&self, network: &Attached) -> Outcome<()> {
-        let (conf, args) = (to_conf(&network.conf)?, self.all_args(network));
+    pub async fn check(&self, network: &Attached, foreign: Foreign) -> Outcome<()> {
+        let (conf, args) = (to_conf(&with_version(network.conf.clone(), self.version))?, self.all_args(network));
         let one = Network { conf: &conf, ifname: &network.ifname, runtime: &network.runtime, args: &args };
-        let done = chain::check(&one, &self.place(network), network.result.as_ref().unwrap_or(&Value::Null)).await;
+        let prev = network.result.as_ref().unwrap_or(&Value::Null);
+        let done = chain::check(&one, &self.place(network), prev, foreign).await;
         done.map_err(|f| f.at(format!("network {} on {}", network.name, network.ifname)))
     }
 
@@ -94,7 +97,7 @@ pub fn to_map(conf: &Conf) -> Map<String, Value> {
     }
 }
 
-/// A list without a version gets the meta plugin's own for its DEL, as with Multus.
+/// A list without a version gets the meta plugin's own for CHECK and DEL, as with Multus.
 fn with_version(mut map: Map<String, Value>, version: &str) -> Map<String, Value> {
     let none = json::get(&map, "cniVersion").and_then(Value::as_str).is_none_or(str::is_empty);
     if none && json::get(&map, "type").is_none() {

@@ -117,13 +117,14 @@ fn attached(
         info_file,
         default_route: selection.default_route,
         result: None,
+        link: None,
         undone: false,
     })
 }
 
 fn asked(selection: &Selection) -> String {
     let mac = selection.mac.iter().map(|mac| format!("MAC={mac}"));
-    let ips = Some(&selection.ips).filter(|ips| !ips.is_empty()).map(|ips| format!("IP={}", ips.join(",")));
+    let ips = selection.ips.as_ref().map(|ips| format!("IP={}", ips.join(",")));
     mac.chain(ips).collect::<Vec<_>>().join(";")
 }
 
@@ -137,7 +138,7 @@ fn by_capability(
 ) -> Map<String, Value> {
     let mut given = runtime.clone();
     if !master {
-        let ips = Some(&selection.ips).filter(|ips| !ips.is_empty());
+        let ips = selection.ips.as_ref().filter(|ips| !ips.is_empty());
         let device = device.or(selection.device_id.as_deref());
         let requests = [
             ("portMappings", selection.port_mappings.clone()),

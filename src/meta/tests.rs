@@ -100,6 +100,15 @@ impl Bed {
         self
     }
 
+    /// With the default network in a file, as a node has it, and not inline, as Multus has it.
+    fn by_file(mut self) -> Self {
+        let path = self.path("10-default.conf");
+        fs::write(&path, self.conf["delegates"][0].to_string()).unwrap();
+        self.conf.as_object_mut().unwrap().remove("delegates");
+        self.conf["clusterNetwork"] = path.to_str().into();
+        self
+    }
+
     fn fails(&self, plugin: &str, verb: &str) {
         fs::write(self.path(&format!("fail.{plugin}.{verb}")), "").unwrap();
     }
@@ -193,7 +202,7 @@ impl Bed {
 
 #[test]
 fn a_pod_comes_and_goes() {
-    let bed = Bed::new().asks("a,other/c@x1,b");
+    let bed = Bed::new().by_file().asks("a,other/c@x1,b");
     let result = bed.add().unwrap();
     assert_eq!((&result["cniVersion"], &result["interfaces"][0]["name"]), (&json!("1.0.0"), &json!("eth0")));
     assert_eq!(bed.calls(), "rec ADD eth0, reca ADD net1, reca ADD x1, recb ADD net3");
@@ -258,7 +267,7 @@ fn what_cannot_be_undone_is_told_after_the_cause_and_stays_for_del() {
 }
 
 #[test]
-fn a_name_that_is_taken_is_refused_before_anything_is_made() {
+fn a_link_that_was_there_before_survives() {
     let bed = Bed::new().asks("a");
     let pod = Namespace::open(bed.netns().as_ref()).unwrap();
     block_on(async {
@@ -267,7 +276,7 @@ fn a_name_that_is_taken_is_refused_before_anything_is_made() {
     });
     let failure = bed.add().unwrap_err();
     assert!(failure.code == Code::NameTaken && failure.msg.contains("net1"), "{failure}");
-    assert_eq!((bed.calls().as_str(), bed.left()), ("", (0, 0)));
+    assert_eq!((bed.calls().as_str(), bed.left()), ("rec ADD eth0, rec DEL eth0", (0, 0)));
     block_on(async { testing::found(&pod.netlink().unwrap(), "net1").await });
 }
 
@@ -367,12 +376,37 @@ fn pods_of_multus_are_taken_over() {
 
 #[test]
 fn check_tells_each_network_that_fails() {
-    let bed = Bed::new().asks("a,b");
+    let bed = Bed::new().by_file().asks("a,b");
     bed.add().unwrap();
     bed.fails("reca", "CHECK");
     bed.fails("recb", "CHECK");
     let failure = bed.check().unwrap_err();
     assert!(failure.msg.contains("reca") && failure.msg.contains("recb"), "{failure}");
+}
+
+#[test]
+fn beside_inline_delegates_others_plugins_get_no_check_but_their_link_is_looked_at() {
+    let bed = Bed::new().asks("a,b");
+    bed.fails("reca", "CHECK");
+    let pod = Namespace::open(bed.netns().as_ref()).unwrap();
+    bed.add().unwrap();
+    let key = record::key(&"c1".parse().unwrap(), &"eth0".parse().unwrap());
+    bed.calls();
+    bed.check().unwrap();
+    assert_eq!(bed.calls(), "rec CHECK eth0");
+    // As if the plugin had made this link.
+    let lo = block_on(async { testing::found(&pod.netlink().unwrap(), "lo").await.index });
+    let edit = |link: u32| {
+        let entry = Journal(&bed.dirs).read(&key).unwrap().unwrap();
+        let mut record = entry.record;
+        record["networks"][1]["link"] = link.into();
+        Journal(&bed.dirs).write(&key, &entry.network.parse().unwrap(), &record).unwrap();
+    };
+    edit(lo);
+    bed.check().unwrap();
+    edit(lo + 70);
+    let failure = bed.check().unwrap_err();
+    assert!(failure.code == Code::Differs && failure.msg.contains("net1"), "{failure}");
 }
 
 #[test]

@@ -40,16 +40,6 @@ pub fn parse(config: &str, name_if_missing: Option<&str>) -> Outcome<Conf> {
     read(config).and_then(|v| from_value(v, name_if_missing)).map_err(failure)
 }
 
-/// Reads a list whose plugins may all be in files beside it; whoever adds them looks whether there are any.
-pub fn parse_chain(config: &str) -> Outcome<ConfList> {
-    read(config).and_then(object).and_then(|mut o| named(&mut o, None).and_then(|name| list(o, name))).map_err(failure)
-}
-
-/// Reads one plugin of such a list: it has a `type`, and its name is the list's.
-pub fn parse_plugin(config: &str) -> Outcome<Map<String, Value>> {
-    read(config).and_then(object).and_then(typed).map_err(failure)
-}
-
 impl Conf {
     pub fn name(&self) -> &str {
         match self {

@@ -13,7 +13,9 @@ use serde_json::{Map, Value};
 use crate::cni::json;
 use crate::types::{Code, Failure, Outcome};
 
-pub use conf::{Conf, ConfList, parse, parse_chain, parse_plugin};
+#[cfg(test)]
+pub use conf::ConfList;
+pub use conf::{Conf, parse};
 
 /// Annotation of an object: the resource whose devices its networks are made of.
 pub const RESOURCE: &str = "k8s.v1.cni.cncf.io/resourceName";

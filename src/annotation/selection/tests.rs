@@ -86,7 +86,7 @@ fn every_key_of_the_json_form() {
         namespace: "prod".into(),
         interface: Some("all0".into()),
         mac: Some("02-AA-bb-cc-dd-01".into()),
-        ips: vec!["10.9.0.8/24".into(), "fd00:9::7".into()],
+        ips: Some(vec!["10.9.0.8/24".into(), "fd00:9::7".into()]),
         bandwidth: Some(json!({"ingressRate": 1, "ingressBurst": 0, "egressRate": 3, "egressBurst": 0})),
         port_mappings: Some(json!([{"hostPort": 8080, "containerPort": 80},
             {"hostPort": 53, "containerPort": 53, "protocol": "udp", "hostIP": "127.0.0.1"}])),
@@ -117,12 +117,13 @@ fn json_is_gos() {
             "portMappings": null, "cni-args": null, "default-route": null, "deviceID": null}]"#,
             named("default", "a", ""),
         ),
-        (r#"[{"name": "a", "ips": [], "portMappings": [], "mac": "", "deviceID": ""}]"#, named("default", "a", "")),
+        (r#"[{"name": "a", "portMappings": [], "mac": "", "deviceID": ""}]"#, named("default", "a", "")),
     ] {
         assert_eq!(one(text), want, "{text}");
     }
     assert_eq!(selections("[]", "default"), Ok(vec![]));
     assert_eq!(one(r#"[{"name": "a", "default-route": []}]"#).default_route, Some(vec![]), "another thing than none");
+    assert_eq!(one(r#"[{"name": "a", "ips": []}]"#).ips, Some(vec![]), "plugins are told");
     assert_eq!(one(r#"[{"name": "a", "cni-args": {}}]"#).cni_args, Some(Map::new()));
     let kubevirt = r#"[{"name":"br-lan","namespace":"default","interface":"pod094a367b026"}]"#;
     assert_eq!(one(kubevirt), named("default", "br-lan", "pod094a367b026"));
@@ -240,7 +241,7 @@ fn anything() -> impl Strategy<Value = Selection> {
         option::of(".{1,9}"),
     )
         .prop_map(|(base, ips, mac, cni_args, bandwidth, port_mappings, default_route, device_id)| Selection {
-            ips,
+            ips: Some(ips),
             infiniband_guid: mac.clone(),
             mac,
             cni_args,

@@ -10,6 +10,8 @@ use super::testing::{Fake, Reply, block_on, short, status};
 use super::*;
 use crate::types::Code;
 
+const STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
+
 fn pod() -> PodRef {
     PodRef { namespace: "prod".into(), name: "web".into(), uid: Some("u1".into()) }
 }
@@ -78,7 +80,7 @@ fn a_name_that_no_object_has_is_not_asked_for() {
             assert_eq!(api.get_nad("prod", name).await, Ok(None), "{name:?}");
             assert_eq!(api.get_nad(name, "lan").await, Ok(None), "{name:?}");
             let pod = PodRef { name: name.into(), ..pod() };
-            assert_eq!(api.patch_network_status(&pod, "[]").await, Ok(Told::Gone));
+            assert_eq!(api.patch_annotation(&pod, STATUS, "[]").await, Ok(Told::Gone));
         }
         assert_eq!(api.list_slices("n&x=y", "d").await, Ok(vec![]));
     });
@@ -91,13 +93,13 @@ fn a_status_is_one_merge_patch_with_the_uid() {
     let tmp = tempfile::tempdir().unwrap();
     let api = fake.api(tmp.path(), short());
     block_on(async {
-        assert_eq!(api.patch_network_status(&pod(), "[{\n}]").await, Ok(Told::Done));
-        assert_eq!(api.patch_network_status(&PodRef { uid: None, ..pod() }, "x").await, Ok(Told::Done));
+        assert_eq!(api.patch_annotation(&pod(), STATUS, "[{\n}]").await, Ok(Told::Done));
+        assert_eq!(api.patch_annotation(&PodRef { uid: None, ..pod() }, STATUS, "x").await, Ok(Told::Done));
     });
     let seen = fake.seen();
     assert_eq!(fake.lines(), ["PATCH /api/v1/namespaces/prod/pods/web/status"; 2]);
     assert_eq!(seen[0].headers["content-type"], "application/merge-patch+json");
-    let patch = json!({"metadata": {"annotations": {"k8s.v1.cni.cncf.io/network-status": "[{\n}]"}, "uid": "u1"}});
+    let patch = json!({"metadata": {"annotations": {STATUS: "[{\n}]"}, "uid": "u1"}});
     assert_eq!(seen[0].json(), patch);
     assert!(seen[1].json()["metadata"].get("uid").is_none());
 }
@@ -108,7 +110,7 @@ fn a_status_of_a_pod_that_is_gone_or_replaced_is_no_failure() {
         let fake = script(answers);
         let tmp = tempfile::tempdir().unwrap();
         let api = fake.api(tmp.path(), short());
-        (block_on(api.patch_network_status(&pod(), "[]")), fake.lines().len())
+        (block_on(api.patch_annotation(&pod(), STATUS, "[]")), fake.lines().len())
     };
     let is = |uid: &str| Reply::Json(200, json!({"metadata": {"uid": uid}}));
     assert_eq!(told(vec![status(404, "pods \"web\" not found")]), (Ok(Told::Gone), 1));
@@ -125,15 +127,15 @@ fn conflicts_end_and_an_invalid_status_is_told() {
         "GET" => Reply::Json(200, json!({"metadata": {"uid": "u1"}})),
         _ => status(409, "again and again"),
     });
-    let failure = block_on(fake.api(tmp.path(), short()).patch_network_status(&pod(), "[]")).unwrap_err();
+    let failure = block_on(fake.api(tmp.path(), short()).patch_annotation(&pod(), STATUS, "[]")).unwrap_err();
     assert!(failure.code == Code::ApiRefused && failure.msg.contains("again and again"), "{failure}");
     assert_eq!(fake.lines().len(), 20);
     let fake = script(vec![status(422, "annotations: Too long"), Reply::Json(200, json!({"metadata": {"uid": "u1"}}))]);
-    let failure = block_on(fake.api(tmp.path(), short()).patch_network_status(&pod(), "[]")).unwrap_err();
+    let failure = block_on(fake.api(tmp.path(), short()).patch_annotation(&pod(), STATUS, "[]")).unwrap_err();
     assert!(failure.code == Code::ApiRefused && failure.msg.contains("422 annotations: Too long"), "{failure}");
     let unknown = PodRef { uid: None, ..pod() };
     let fake = script(vec![status(409, "x"), Reply::Json(200, json!({}))]);
-    assert_eq!(block_on(fake.api(tmp.path(), short()).patch_network_status(&unknown, "[]")), Ok(Told::Done));
+    assert_eq!(block_on(fake.api(tmp.path(), short()).patch_annotation(&unknown, STATUS, "[]")), Ok(Told::Done));
     assert_eq!(fake.lines().len(), 2, "without a UID there is nothing to look up");
 }
 

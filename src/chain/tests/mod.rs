@@ -135,11 +135,11 @@ impl<'a> At<'a> {
     }
 
     pub fn add(&self) -> Outcome<Done> {
-        self.call(async |network, place| super::add(network, place).await)
+        self.call(async |network, place| super::add(network, place).await.map_err(|f| f.cause))
     }
 
     pub fn check(&self, prev: &Value) -> Outcome<()> {
-        self.call(async |network, place| super::check(network, place, prev).await)
+        self.call(async |network, place| super::check(network, place, prev, super::Foreign::Run).await)
     }
 
     pub fn del(&self, prev: Option<&Value>) -> Outcome<()> {

@@ -13,7 +13,7 @@ fn known(name: &str, conf: Value, selection: Value) -> Known {
         selection: selection.is_object().then(|| Selection {
             interface: text("interface"),
             mac: text("mac"),
-            ips: list("ips").into_iter().flatten().collect(),
+            ips: list("ips").map(Iterator::collect),
             bandwidth: selection.get("bandwidth").cloned(),
             port_mappings: selection.get("portMappings").cloned(),
             cni_args: selection["cni-args"].as_object().cloned(),

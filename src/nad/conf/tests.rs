@@ -105,25 +105,6 @@ fn what_is_no_configuration() {
 }
 
 #[test]
-fn a_list_with_plugins_beside_it() {
-    let chain = parse_chain(r#"{"name": "cnf", "cniVersion": "1.0.0"}"#).unwrap();
-    assert_eq!((chain.name.as_str(), chain.plugins.len()), ("cnf", 0));
-    assert_eq!(parse_chain(r#"{"name": "cnf", "plugins": [{"type": "a"}]}"#).unwrap().plugins.len(), 1);
-    for (config, why) in [
-        (
-            r#"{"name": "cnf", "loadOnlyInlinedPlugins": true}"#,
-            "plugins: missing, though `loadOnlyInlinedPlugins` is set",
-        ),
-        (r#"{"name": "cnf", "plugins": []}"#, "plugins: the list is empty"),
-        (r#"{"plugins": [{"type": "a"}]}"#, "name: missing"),
-    ] {
-        assert_eq!(parse_chain(config).unwrap_err().msg, why);
-    }
-    assert_eq!(parse_plugin(r#"{"type": "recb", "added": 1}"#).unwrap()["added"], 1);
-    assert_eq!(parse_plugin(r#"{"added": 1}"#).unwrap_err().msg, "type: missing");
-}
-
-#[test]
 fn whole_numbers_keep_their_digits() {
     let text =
         r#"{"name":"n","type":"x","big":9007199254740993,"most":18446744073709551615,"least":-9223372036854775808}"#;
@@ -229,7 +210,7 @@ fn nearly() -> impl Strategy<Value = Value> {
 proptest! {
     #[test]
     fn no_text_ends_the_program(text in ".{0,60}") {
-        let _ = (parse(&text, Some("n")), parse_chain(&text), parse_plugin(&text));
+        let _ = (parse(&text, Some("n")), parse(&text, None));
     }
 
     #[test]
