@@ -5,7 +5,7 @@ import json
 
 from . import case
 from .. import meta
-from ..cluster import HERE, claim, same
+from ..cluster import HERE, ROOT, claim, kubectl, same
 from ..world import NETWORKS, bridge
 
 SHAPES = json.loads((HERE / "kubevirt/pods.json").read_text())
@@ -50,6 +50,7 @@ def machine_is_the_same_again(world):
 def machine_by_trestle(world):
     """The binding `trestle`: a tap beside pod<H>, which user 107 may open; the bind step is in no status."""
     world.nad("br-lan", bridge("br-lan", ipam={}))
+    kubectl("apply", "-f", str(ROOT / "kubevirt/binding-nad.yaml"))
     pod = launcher(world, "trestle", "aaaaa", world.nodes[0])
     world.ready(pod)
     same("links", pod.links(), sorted(["eth0", "lo", f"pod{H}", f"tap{H}"]))

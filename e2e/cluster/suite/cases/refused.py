@@ -54,7 +54,7 @@ def unreadable(world):
     told_by_us(a, "TR0110")
 
 
-@case("meta", alone=True)
+@case("meta", "own", alone=True)
 def not_allowed(world):
     """allowBridges of node.json holds for what pods ask for, of whatever type, and not for the cluster's own network."""
     node = world.nodes[0]
