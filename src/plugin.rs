@@ -55,8 +55,8 @@ impl Program {
         match meta::is_meta(&call.conf) {
             Ok(true) => Ok(Self::Meta),
             Ok(false) => Ok(Self::One(Kind::Attachment(Type::Trestle))),
-            // No ADD has got past it, so there is nothing to undo, and no reason to keep a pod.
-            Err(_) if matches!(call.verb, Verb::Del | Verb::Gc) => Ok(Self::One(Kind::Attachment(Type::Trestle))),
+            // It may have been edited after pods were attached by it, and the journal has them.
+            Err(_) if matches!(call.verb, Verb::Del | Verb::Gc) => Ok(Self::Meta),
             Err(contradiction) => Err(contradiction),
         }
     }

@@ -113,7 +113,7 @@ impl Settings {
 
     /// The server's address, for people.
     pub fn server(&self) -> String {
-        self.config.cluster_url.to_string().trim_end_matches('/').to_owned()
+        shown(self.config.cluster_url.to_string().trim_end_matches('/'))
     }
 }
 
@@ -169,11 +169,20 @@ fn proxy(explicit: Option<String>, env: Env<'_>, server: &http::Uri, place: &str
     let found = matcher.intercept(server);
     let scheme = found.as_ref().and_then(|p| p.uri().scheme_str());
     if explicit.is_some() && found.is_none() || scheme.is_some_and(|s| s != "http") {
-        let named = explicit.unwrap_or_else(|| "of HTTPS_PROXY".into());
+        let named = explicit.as_deref().map_or_else(|| "of HTTPS_PROXY".into(), shown);
         return Err(Failure::new(Code::Kubeconfig, format!("{place}: proxy {named} is none that trestle can use"))
             .remedy("name an http:// proxy, or put the API server into NO_PROXY"));
     }
     Ok(found)
+}
+
+/// An address for people: without user and password, which stand in front of the last `@` of its authority.
+fn shown(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let host = rest[..end].rsplit_once('@').map_or(&rest[..end], |(_, host)| host);
+    let separator = if scheme.is_empty() { "" } else { "://" };
+    format!("{scheme}{separator}{host}{}", &rest[end..])
 }
 
 fn text(env: Env<'_>, key: &str) -> Option<String> {

@@ -147,7 +147,8 @@ async fn drop_in(job: &Job<'_>, ty: Type) -> Outcome<()> {
         }
         Err(e) => return Err(e),
     };
-    if job.call.netns.is_none() && undo.pod(&wire.place).is_some() {
+    // Below the meta plugin the journal alone counts.
+    if job.level == Level::Outermost && job.call.netns.is_none() && undo.pod(&wire.place).is_some() {
         undo.all_but_link(&id, &network, &wire)?;
     } else {
         undo.wire(&id, &network, &wire).await?;

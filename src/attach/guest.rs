@@ -51,9 +51,10 @@ pub async fn add(job: &Job<'_>, conf: &BindConf) -> Outcome<AddResult> {
     journal.write(&id, &job.call.name, &record)?;
     match carry_out(job, &sides, &plan, &id, &mut record).await {
         Ok(()) => Ok(AddResult::default()),
-        Err(failure) => {
+        Err(mut failure) => {
             if let Err(more) = Undo::new(job.dirs, &sides.host, &sides.host_links).bind(&id, &record).await {
                 tracing::error!(failure = %more, "the failed bind step could not be undone whole; DEL will try again");
+                failure.msg = format!("{}; and undoing it: {}: {}", failure.msg, more.code, more.msg);
             }
             Err(failure)
         }

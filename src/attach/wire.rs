@@ -84,10 +84,11 @@ pub async fn add(job: &Job<'_>, conf: &WireConf) -> Outcome<AddResult> {
             job.journal().remove(&work.id)?;
             Err(failure)
         }
-        Err(failure) => {
+        Err(mut failure) => {
             let undo = Undo::new(job.dirs, &sides.host, &sides.host_links);
             if let Err(more) = undo.wire(&work.id, job.call.name.as_str(), &work.record).await {
                 tracing::error!(failure = %more, "the failed ADD could not be undone whole; DEL will try again");
+                failure.msg = format!("{}; and undoing it: {}: {}", failure.msg, more.code, more.msg);
             }
             Err(failure)
         }

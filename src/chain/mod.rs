@@ -154,6 +154,8 @@ async fn give_up(
 ) -> Failed {
     let ran = match by(&parts.plugins[at]) {
         Ok(By::Foreign(_)) => at + 1,
+        // Its own undo failed, then.
+        Ok(By::Own(_)) if cause.code != Code::AlreadyAttached && own::left(network, place) => at + 1,
         _ => at,
     };
     let prev = last.map(|d| d.raw);

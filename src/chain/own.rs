@@ -9,8 +9,8 @@ use crate::attach::{self, Job, Level, Type};
 use crate::cni::{AddResult, Args, Call, Given, Verb};
 use crate::delegate::Answer;
 use crate::ipam;
-use crate::store::process_start;
-use crate::types::{Code, Failure, Outcome};
+use crate::store::{Journal, process_start};
+use crate::types::{Code, Failure, Outcome, Role};
 
 /// What this program is under a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +62,17 @@ pub async fn add(kind: Kind, network: &Network<'_>, place: &Place<'_>, conf: Map
     Ok(Answer { result, version })
 }
 
+/// Of a configuration that no attachment can be made by.
+fn is_refusal(code: Code) -> bool {
+    matches!(code, Code::Config | Code::Conflict | Code::IpamConfig | Code::PluginMissing)
+}
+
+/// Whether the journal has something of the network.
+pub fn left(network: &Network<'_>, place: &Place<'_>) -> bool {
+    let all = Journal(place.site.dirs).of_container(place.container).unwrap_or_default();
+    all.iter().flatten().any(|e| e.id.ifname == *network.ifname && matches!(e.id.role, Role::Wire | Role::Bind))
+}
+
 pub async fn check(kind: Kind, network: &Network<'_>, place: &Place<'_>, conf: Map<String, Value>) -> Outcome<()> {
     let call = call(Verb::Check, network, place, conf)?;
     match kind {
@@ -81,7 +92,14 @@ pub async fn del(kind: Kind, network: &Network<'_>, place: &Place<'_>, conf: Map
         }
     };
     match kind {
-        Kind::Attachment(ty) => attach::del(&job(&call, network, place), ty).await,
+        Kind::Attachment(ty) => match attach::del(&job(&call, network, place), ty).await {
+            // Its ADD was refused for it, too.
+            Err(failure) if is_refusal(failure.code) && !left(network, place) => {
+                tracing::warn!(%failure, "nothing was ever attached by this configuration");
+                Ok(())
+            }
+            done => done,
+        },
         Kind::HostLocal => ipam::host_local(&call, place.site.dirs).map(drop),
         Kind::Static => Ok(()),
     }

@@ -121,6 +121,9 @@ impl Work<'_> {
             }
             let added = self.at.add(one).await;
             self.begun = if matches!(&added, Err(run::Failed { undone: true, .. })) { index } else { index + 1 };
+            if let (Err(_), Some(file)) = (&added, &one.info_file) {
+                outside::remove_info(file);
+            }
             let done = added.map_err(|failed| failed.cause)?;
             let link = self.links.link(one.ifname.as_str()).await?.map(|l| l.index);
             let one = &mut self.record.networks[index];
@@ -202,9 +205,13 @@ impl Work<'_> {
     }
 
     /// The cause first, then what could not be undone; that stays in the journal for DEL.
-    async fn roll_back(self, cause: Failure) -> Failure {
+    async fn roll_back(mut self, cause: Failure) -> Failure {
         tracing::warn!(failure = %cause, "all networks of the pod are undone");
         let count = self.begun;
+        // Of those nobody has anything to undo, also if a DEL has to come back to the others.
+        for one in &mut self.record.networks[count..] {
+            one.undone = true;
+        }
         match undo::undo(&self.at, self.kept, &self.job.call.name, self.record, count).await {
             Ok(()) => cause,
             Err(left) => {

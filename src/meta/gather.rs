@@ -104,6 +104,9 @@ async fn named(world: &World<'_>, conf: &MetaConf, name: &str) -> Outcome<Named>
         Ok(nad) => return Ok(Named::Nad(nad)),
         Err(cause) => cause,
     };
+    if !matches!(cause.code, Code::NadMissing | Code::NoSource) {
+        tracing::warn!(name, failure = %cause, "a file of that name serves, if there is one");
+    }
     if let Some(map) = files::by_name(&conf.conf_dir, name)? {
         return Ok(Named::File(map));
     }

@@ -29,7 +29,10 @@ pub async fn gc(call: &Call, dirs: &Dirs, node: &NodeConfig, started: u64) -> Ou
     let boot = dirs.boot_id()?;
     let (living, mut failures) = work.journal(&boot).await?;
     failures.extend(work.owed(&boot).await?);
-    failures.extend(work.plugins(&valid, &living).await);
+    match living {
+        Some(living) => failures.extend(work.plugins(&valid, &living).await),
+        None => tracing::error!("plugins are not asked to collect: a pod that cannot be read may be theirs"),
+    }
     Failure::first_of(failures)
 }
 
@@ -49,14 +52,16 @@ struct Living {
 }
 
 impl Work<'_> {
-    async fn journal(&self, boot: &str) -> Outcome<(Vec<Living>, Vec<Failure>)> {
-        let (mut living, mut failures) = (Vec::new(), Vec::new());
+    /// Who lives on; `None` where an entry cannot be read, and so nobody knows.
+    async fn journal(&self, boot: &str) -> Outcome<(Option<Vec<Living>>, Vec<Failure>)> {
+        let (mut living, mut failures, mut known) = (Vec::new(), Vec::new(), true);
         for entry in Journal(self.dirs).all()? {
             let entry = match entry {
                 Ok(entry) if entry.id.role == Role::Meta => entry,
                 Ok(_) => continue,
                 Err(broken) => {
                     tracing::error!(failure = %broken, "an entry of the journal is left as it is");
+                    known = false;
                     continue;
                 }
             };
@@ -64,6 +69,7 @@ impl Work<'_> {
                 Ok(record) => record,
                 Err(broken) => {
                     tracing::error!(failure = %broken, "an entry of the journal is left as it is");
+                    known = false;
                     continue;
                 }
             };
@@ -74,9 +80,14 @@ impl Work<'_> {
                 living.push(Living { container: entry.id.container.to_string(), record });
                 continue;
             }
-            failures.extend(self.collect(&entry.id, Some(&entry)).await.err());
+            match self.collect(&entry.id, Some(&entry)).await {
+                Ok(true) => {}
+                // Somebody is at work on it.
+                Ok(false) => living.push(Living { container: entry.id.container.to_string(), record }),
+                Err(failure) => failures.push(failure),
+            }
         }
-        Ok((living, failures))
+        Ok((known.then_some(living), failures))
     }
 
     /// What is owed for pods of an earlier boot, of which nobody else knows any more.
@@ -99,14 +110,14 @@ impl Work<'_> {
         Ok(failures)
     }
 
-    /// `seen`: the entry as it was read without the lock; by now it may be another attachment's.
-    async fn collect(&self, id: &AttachmentId, seen: Option<&Entry>) -> Outcome<()> {
-        let Some(lock) = ContainerLock::try_lock(self.dirs, &id.container)? else { return Ok(()) };
+    /// `seen`: the entry as it was read without the lock; by now it may be another attachment's. False: it is left.
+    async fn collect(&self, id: &AttachmentId, seen: Option<&Entry>) -> Outcome<bool> {
+        let Some(lock) = ContainerLock::try_lock(self.dirs, &id.container)? else { return Ok(false) };
         if Journal(self.dirs).read(id)?.as_ref() != seen {
-            return Ok(());
+            return Ok(false);
         }
         let kept = Kept { dirs: self.dirs, id };
-        let Some(found) = kept.find()? else { return Ok(()) };
+        let Some(found) = kept.find()? else { return Ok(true) };
         let (record, count) = found.opened();
         tracing::info!(container = %id.container, "collected: the runtime does not name it any more");
         let facts = PodFacts { pod: record.pod.clone(), annotations: None };
@@ -125,7 +136,7 @@ impl Work<'_> {
             legacy::Cache { dir: &cni_dir, container: &id.container, master: &id.ifname }.remove();
         }
         drop(lock);
-        undone
+        undone.map(|()| true)
     }
 
     fn site<'b>(&'b self, path: &'b [PathBuf]) -> run::Site<'b> {

@@ -6,16 +6,14 @@
 //! as the pod is at the API server. Its GC could not: to the default network's plugins it names who is in `results`, and
 //! a living pod of ours would lose its address. Not synced, and nothing of ours hangs on it while there is a record.
 
-use std::fs::OpenOptions;
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::cni::json;
-use crate::store::{failed, make_dir, remove_file};
+use crate::store::{failed, remove_file, write_whole};
 use crate::types::{Code, ContainerId, IfName, Outcome};
 
 use super::record::Attached;
@@ -73,13 +71,11 @@ impl Cache<'_> {
             }
         };
         let list = json::parse(&bytes).and_then(json::from_value::<Vec<Delegate>>);
-        let networks = list.map_err(|e| e.to_string()).and_then(|list| {
-            list.into_iter().enumerate().map(|(i, d)| self.attached(i, d)).collect::<Result<Vec<_>, _>>()
-        });
-        networks
-            .inspect_err(|e| tracing::error!(error = %e, file = %path.display(), "Multus' cache is passed over"))
-            .ok()
-            .filter(|n| !n.is_empty())
+        let told = |e: &str| tracing::error!(error = e, file = %path.display(), "passed over in Multus' cache");
+        let list = list.inspect_err(|e| told(&e.to_string())).ok()?;
+        // One that is broken does not hide the others.
+        let each = list.into_iter().enumerate().map(|(i, d)| self.attached(i, d).inspect_err(|e| told(e)));
+        Some(each.flatten().collect::<Vec<_>>()).filter(|n| !n.is_empty())
     }
 
     fn attached(&self, index: usize, delegate: Delegate) -> Result<Attached, String> {
@@ -139,11 +135,7 @@ impl Cache<'_> {
     }
 
     fn write_all(&self, netns: &Path, networks: &[Attached]) -> io::Result<()> {
-        let file = |path: &Path, value: &Value| {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-            file.write_all(value.to_string().as_bytes())
-        };
-        make_dir(&self.dir.join("results"))?;
+        let file = |path: &Path, value: &Value| write_whole(path, value.to_string().as_bytes());
         file(&self.path(), &networks.iter().map(|n| self.delegate(n)).collect())?;
         for one in networks {
             let name = name_of(&one.conf);

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::annotation::{self, StatusEntry};
 use crate::api::{Api, Event, Limits, Told};
@@ -13,7 +13,7 @@ use crate::cni::Call;
 use crate::devices::{self, Devices, Objects, Places};
 use crate::nad::Nad;
 use crate::resolve::{Pod, Sources, pod_facts};
-use crate::store::{Dirs, NodeConfig};
+use crate::store::{Dirs, NodeConfig, failed, write_whole};
 use crate::types::{Code, ContainerId, Failure, IfName, Outcome, PodRef};
 
 use super::Env;
@@ -28,6 +28,7 @@ pub fn open(conf: &MetaConf, node: &NodeConfig, env: Env<'_>) -> Outcome<Option<
 
 pub struct World<'a> {
     call: &'a Call,
+    dirs: &'a Dirs,
     api: Option<&'a Api>,
     sources: Sources<'a>,
     places: Places,
@@ -38,7 +39,7 @@ pub struct World<'a> {
 impl<'a> World<'a> {
     pub fn new(call: &'a Call, dirs: &'a Dirs, api: Option<&'a Api>) -> Self {
         let sources = Sources::new(call, dirs, api);
-        Self { call, api, sources, places: Places::default(), nads: RefCell::default() }
+        Self { call, dirs, api, sources, places: Places::default(), nads: RefCell::default() }
     }
 
     /// Where nobody is configured whom to ask, inline delegates are all there is, as with Multus. Otherwise a pod whose
@@ -84,17 +85,27 @@ impl<'a> World<'a> {
         if entries.is_empty() {
             return Ok(());
         }
-        match api.patch_annotation(about, annotation::STATUS, &annotation::status_text(entries)).await? {
+        let text = annotation::status_text(entries);
+        if !self.sources.stale().is_empty() {
+            return self.keep_untold(about, &text);
+        }
+        match api.patch_annotation(about, annotation::STATUS, &text).await? {
             Told::Done => {}
             told @ (Told::Gone | Told::Replaced) => {
                 tracing::warn!(?told, "no status written: not this pod any more");
-                return Ok(());
             }
         }
-        for copy in self.sources.stale() {
-            self.event(about, "NetworkFromCopy", &copy).await;
-        }
         Ok(())
+    }
+
+    /// The pod's networks came from copies, because the API server does not answer: asked again, it would use up the
+    /// call's time. The status is put down for the agent, until the pod goes.
+    fn keep_untold(&self, pod: &PodRef, text: &str) -> Outcome<()> {
+        let Some(container) = &self.call.container else { return Ok(()) };
+        let path = untold(self.dirs, container);
+        tracing::warn!(pod = %pod, file = %path.display(), "the network-status is not told yet: the API server does not answer");
+        let kept = json!({"version": 1, "pod": pod, "status": text, "stale": self.sources.stale()});
+        write_whole(&path, kept.to_string().as_bytes()).map_err(|e| failed(Code::Io, "write", &path, &e))
     }
 
     /// A refusal or failure, onto the pod. It must not hide its own cause.
@@ -116,6 +127,11 @@ impl<'a> World<'a> {
             tracing::warn!(%failure, "the Event is lost");
         }
     }
+}
+
+/// Where a status waits that could not be told.
+pub fn untold(dirs: &Dirs, container: &ContainerId) -> PathBuf {
+    dirs.state.join("untold").join(format!("{container}.json"))
 }
 
 /// The API server, as `devices` asks it; a pod that has been read is not read again.

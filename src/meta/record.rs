@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::store::{Dirs, Entry, Journal, Pending};
+use crate::store::{Dirs, Entry, Journal, Pending, failed, remove_file};
 use crate::types::{AttachmentId, Code, ContainerId, Failure, IfName, NetworkName, Outcome, PodRef};
 
-use super::run;
+use super::{outside, run};
 
 /// One network of the pod.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -181,13 +181,21 @@ impl Kept<'_> {
         if let Some(failure) = broken {
             tracing::error!(%failure, "undone by what else is known");
         }
-        let owed: Option<Owed> = self.pending().read(&self.id.container, &self.id.ifname)?;
+        let owed: Option<Owed> = match self.pending().read(&self.id.container, &self.id.ifname) {
+            Err(failure) if failure.code == Code::JournalBroken => {
+                tracing::error!(%failure, "undone by what else is known");
+                None
+            }
+            read => read?,
+        };
         Ok(owed.map(|o| Found::Owed(o.record)))
     }
 
     /// The entry goes last.
     pub fn forget(&self) -> Outcome<()> {
         self.pending().remove(&self.id.container, &self.id.ifname)?;
+        let untold = outside::untold(self.dirs, &self.id.container);
+        remove_file(&untold).map_err(|e| failed(Code::Io, "remove", &untold, &e))?;
         self.journal().remove(self.id)
     }
 }

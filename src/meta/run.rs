@@ -51,9 +51,7 @@ impl<'a> Pod<'a> {
     pub async fn add(&self, network: &Attached) -> Result<Done, Failed> {
         let (conf, args) = (to_conf(&network.conf)?, self.all_args(network));
         let one = Network { conf: &conf, ifname: &network.ifname, runtime: &network.runtime, args: &args };
-        chain::add(&one, &self.place(network))
-            .await
-            .map_err(|f| Failed { cause: f.cause.at(format!("network {}", network.name)), ..f })
+        chain::add(&one, &self.place(network)).await.map_err(|f| Failed { cause: f.cause.at(place_of(network)), ..f })
     }
 
     pub async fn check(&self, network: &Attached, foreign: Foreign) -> Outcome<()> {
@@ -61,15 +59,20 @@ impl<'a> Pod<'a> {
         let one = Network { conf: &conf, ifname: &network.ifname, runtime: &network.runtime, args: &args };
         let prev = network.result.as_ref().unwrap_or(&Value::Null);
         let done = chain::check(&one, &self.place(network), prev, foreign).await;
-        done.map_err(|f| f.at(format!("network {} on {}", network.name, network.ifname)))
+        done.map_err(|f| f.at(place_of(network)))
     }
 
     pub async fn del(&self, network: &Attached) -> Outcome<()> {
         let conf = to_conf(&with_version(network.conf.clone(), self.version))?;
         let one = Network { conf: &conf, ifname: &network.ifname, runtime: &network.runtime, args: self.args };
         let done = chain::del(&one, &self.place(network), network.result.as_ref()).await;
-        done.map_err(|f| f.at(format!("network {} on {}", network.name, network.ifname)))
+        done.map_err(|f| f.at(place_of(network)))
     }
+}
+
+/// In front of what a plugin says, which names its network itself.
+fn place_of(network: &Attached) -> String {
+    format!("{} on {}", network.name, network.ifname)
 }
 
 pub async fn status(conf: &Conf, site: &Site<'_>) -> Outcome<()> {

@@ -25,11 +25,21 @@ pub fn foreign(asker: &Asker<'_>, plugin: &str, conf: &Map<String, Value>, allow
     if let Some(bridge) = named("bridge") {
         may_have_bridge(asker, bridge, None, &allow.bridges)?;
     }
-    let in_pod = json::get(conf, "linkInContainer") == Some(&Value::Bool(true));
-    match named("master").filter(|_| !in_pod) {
-        Some(master) => may_have_master(asker, master, None, &allow.masters),
-        None => Ok(()),
+    // Only these know the key; to others it must be no way round.
+    let in_pod = matches!(plugin, "ipvlan" | "macvlan" | "vlan")
+        && json::get(conf, "linkInContainer") == Some(&Value::Bool(true));
+    if let Some(master) = named("master").filter(|_| !in_pod) {
+        may_have_master(asker, master, None, &allow.masters)?;
     }
+    // What the plugin hands on to another one, as flannel does.
+    let inner = conf.values().flat_map(|v| match v {
+        Value::Array(list) => list.iter().collect(),
+        one => vec![one],
+    });
+    inner.filter_map(Value::as_object).try_for_each(|one| match json::get(one, "type").and_then(Value::as_str) {
+        Some(plugin) => foreign(asker, plugin, one, allow),
+        None => Ok(()),
+    })
 }
 
 #[cfg(test)]

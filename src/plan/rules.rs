@@ -48,9 +48,8 @@ fn lan_bridge(
     link: &Link,
 ) -> Outcome<BridgeWire> {
     let LinkKind::Bridge { vlan_filtering } = link.kind else {
-        return Err(
-            Failure::new(Code::NotABridge, format!("{name} on {} is not a bridge", facts.node)).remedy(bridges(facts))
-        );
+        return Err(Failure::new(Code::NotABridge, format!("{name} on {} is not a bridge", facts.node))
+            .remedy(bridges(asker, facts)));
     };
     if !link.up {
         return Err(Failure::new(Code::BridgeDown, format!("bridge {name} on {} is down", facts.node))
@@ -141,7 +140,11 @@ fn lan_macvlan(
         return Err(Failure::new(Code::NotWithMacvlan, format!("{key} cannot be had with macvlan, and {why}")).remedy(
             match &conf.bridge {
                 Some(b) => {
-                    format!("make bridge {b} on {}, or take {key} out of the network; {}", facts.node, bridges(facts))
+                    format!(
+                        "make bridge {b} on {}, or take {key} out of the network; {}",
+                        facts.node,
+                        bridges(asker, facts)
+                    )
                 }
                 None => format!("set bridge, or take {key} out of the network"),
             },
@@ -394,7 +397,7 @@ fn macvlan_for_vm(asker: &Asker<'_>, facts: &NodeFacts) -> Failure {
             asker.who()
         ),
     )
-    .remedy(format!("use a bridge of the node in the NAD ({})", bridges(facts)))
+    .remedy(format!("use a bridge of the node in the NAD ({})", bridges(asker, facts)))
 }
 
 /// On the target of a migration the guest keeps its MAC address, and a guard for another one would cut it off.
@@ -409,7 +412,7 @@ fn guard_without_mac(asker: &Asker<'_>) -> Failure {
 }
 
 fn bridge_missing(asker: &Asker<'_>, name: &IfName, facts: &NodeFacts) -> Failure {
-    let names = bridge_names(facts);
+    let names = bridge_names(asker, facts);
     let msg = format!("network {}: no bridge {name} on {}; bridges there: {}", asker.network, facts.node, list(&names));
     let failure = Failure::new(Code::BridgeMissing, msg);
     match nearest(name.as_str(), names.iter().copied()) {
@@ -443,12 +446,14 @@ fn may_have(
         .remedy(format!("the node's administrator allows it by {key} in node.json")))
 }
 
-fn bridge_names(facts: &NodeFacts) -> Vec<&str> {
-    facts.links.iter().filter(|l| matches!(l.kind, LinkKind::Bridge { .. })).map(|l| l.name.as_str()).collect()
+/// Those that the pod may name.
+fn bridge_names<'a>(asker: &Asker<'_>, facts: &'a NodeFacts) -> Vec<&'a str> {
+    let bridges = facts.links.iter().filter(|l| matches!(l.kind, LinkKind::Bridge { .. })).map(|l| l.name.as_str());
+    bridges.filter(|name| allowed(&facts.allow.bridges, name, asker.namespace())).collect()
 }
 
-fn bridges(facts: &NodeFacts) -> String {
-    format!("bridges on {}: {}", facts.node, list(&bridge_names(facts)))
+fn bridges(asker: &Asker<'_>, facts: &NodeFacts) -> String {
+    format!("bridges on {}: {}", facts.node, list(&bridge_names(asker, facts)))
 }
 
 fn list(names: &[&str]) -> String {

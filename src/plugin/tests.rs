@@ -436,7 +436,7 @@ fn a_configuration_with_networks_is_the_meta_plugins() {
         assert_eq!(kind("trestle", both.clone(), verb).unwrap_err().code, Code::Conflict, "{verb}");
     }
     for verb in ["DEL", "GC"] {
-        assert_eq!(kind("trestle", both.clone(), verb), Ok(attachment), "{verb}");
+        assert_eq!(kind("trestle", both.clone(), verb), Ok(Program::Meta), "{verb}");
     }
 }
 
