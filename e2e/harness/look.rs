@@ -91,7 +91,10 @@ impl Netns {
         let mut all = Vec::new();
         for family in ["-4", "-6"] {
             for route in self.json(&format!("ip {family} -j route show table all")).as_array().unwrap() {
-                if route["protocol"] == "kernel" || !route["type"].is_null() && route["type"] != "unicast" {
+                // What the kernel made for an address, what is no way out, and what a VM's link has to show to KubeVirt:
+                // a route for a type of service that no packet has.
+                let shown = !route["tos"].is_null();
+                if shown || route["protocol"] == "kernel" || !route["type"].is_null() && route["type"] != "unicast" {
                     continue;
                 }
                 let part =
