@@ -194,7 +194,3 @@ pub fn short() -> Limits {
     let ms = Duration::from_millis;
     Limits { connect: ms(500), request: ms(700), total: ms(1200) }
 }
-
-pub fn block_on<T>(f: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(f)
-}

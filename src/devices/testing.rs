@@ -12,10 +12,6 @@ use tokio::net::{UnixListener, UnixStream};
 use super::{Objects, Supply};
 use crate::types::{Outcome, PodRef};
 
-pub fn block_on<T>(f: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(f)
-}
-
 pub fn pod(uid: &str) -> PodRef {
     PodRef { namespace: "default".into(), name: "web".into(), uid: Some(uid.into()) }
 }

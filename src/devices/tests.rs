@@ -1,6 +1,7 @@
+use crate::net::testing::block_on;
 use serde_json::json;
 
-use super::testing::{Does, FakeApi, block_on, kubelet, pod};
+use super::testing::{Does, FakeApi, kubelet, pod};
 use super::*;
 use crate::types::Code;
 

@@ -93,7 +93,7 @@ impl Work<'_> {
     /// What is owed for pods of an earlier boot, of which nobody else knows any more.
     async fn owed(&self, boot: &str) -> Outcome<Vec<Failure>> {
         let mut failures = Vec::new();
-        for owed in Pending(self.dirs).all::<Owed>()? {
+        for owed in Pending::undo(self.dirs).all::<Owed>()? {
             let owed = match owed {
                 Ok(owed) => owed,
                 Err(broken) => {

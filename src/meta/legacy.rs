@@ -9,6 +9,8 @@
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, Engine, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -79,7 +81,7 @@ impl Cache<'_> {
     }
 
     fn attached(&self, index: usize, delegate: Delegate) -> Result<Attached, String> {
-        let bytes = base64(&delegate.bytes).ok_or_else(|| format!("delegate {index}: Bytes is no base64"))?;
+        let bytes = BASE64.decode(&delegate.bytes).map_err(|e| format!("delegate {index}: Bytes: {e}"))?;
         let conf = match json::parse(&bytes) {
             Ok(Value::Object(conf)) => conf,
             _ => return Err(format!("delegate {index}: its configuration is no JSON object")),
@@ -140,7 +142,7 @@ impl Cache<'_> {
         for one in networks {
             let name = name_of(&one.conf);
             let result = json!({"kind": KIND, "containerId": self.container, "ifName": one.ifname, "networkName": name,
-                "netns": netns, "config": encode(Value::Object(one.conf.clone()).to_string().as_bytes()),
+                "netns": netns, "config": BASE64.encode(Value::Object(one.conf.clone()).to_string()),
                 "capabilityArgs": one.runtime, "result": one.result});
             if !name.contains('/') {
                 file(&self.result_path(name, &one.ifname), &result)?;
@@ -167,7 +169,7 @@ impl Cache<'_> {
             (kind, _) => (brief(json!({"type": kind})), json!({"plugins": null})),
         };
         let mut out = json!({"Conf": conf, "ConfList": list, "Name": one.name, "IsFilterV4Gateway": false,
-            "IsFilterV6Gateway": false, "Bytes": encode(Value::Object(one.conf.clone()).to_string().as_bytes())});
+            "IsFilterV6Gateway": false, "Bytes": BASE64.encode(Value::Object(one.conf.clone()).to_string())});
         if !one.master || one.ifname != *self.master {
             out["ifnameRequest"] = json!(one.ifname);
         }
@@ -217,64 +219,22 @@ pub fn attachments(dir: &Path, network: &str) -> Vec<(String, String)> {
     results.filter(|c| c.network == network).map(|c| (c.container, c.ifname)).collect()
 }
 
-fn encode(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let bits = chunk.iter().chain(&[0; 2]).take(3).fold(0u32, |bits, b| bits << 8 | u32::from(*b));
-        for place in 0..4 {
-            let letter = ALPHABET[(bits >> (18 - 6 * place) & 63) as usize] as char;
-            out.push(if place <= chunk.len() { letter } else { '=' });
-        }
-    }
-    out
-}
-
-/// The standard alphabet, with or without padding.
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len() * 3 / 4);
-    let (mut bits, mut count) = (0u32, 0u32);
-    for byte in text.trim_end_matches('=').bytes() {
-        let six = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(six);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            out.push((bits >> count) as u8);
-            bits &= (1 << count) - 1;
-        }
-    }
-    // One character alone holds no byte.
-    (count != 6).then_some(out)
-}
+/// As Go writes it; read also without padding.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 #[cfg(test)]
 pub mod testing {
     use super::*;
-
-    #[test]
-    fn base64_comes_back() {
-        for bytes in [&b""[..], b"f", b"fo", b"foo", b"{\"a\":1}", &[0, 255, 128, 63]] {
-            assert_eq!(base64(&encode(bytes)).as_deref(), Some(bytes));
-        }
-        for bad in ["Zg!", "A", "Zm9vA"] {
-            assert_eq!(base64(bad), None, "{bad}");
-        }
-    }
 
     /// What Multus leaves for a pod with these networks: name, interface asked for, configuration.
     pub fn write(dir: &Path, container: &str, networks: &[(&str, &str, Value)]) {
         std::fs::create_dir_all(dir.join("results")).unwrap();
         let list = networks.iter().map(|(name, ifname, conf)| {
             json!({"Conf": {}, "ConfList": {"plugins": null}, "Name": name, "ifnameRequest": ifname,
-                "IsFilterV4Gateway": false, "ConfListPlugin": false, "Bytes": encode(conf.to_string().as_bytes())})
+                "IsFilterV4Gateway": false, "ConfListPlugin": false, "Bytes": BASE64.encode(conf.to_string())})
         });
         std::fs::write(dir.join(container), Value::Array(list.collect()).to_string()).unwrap();
         for (index, (_, ifname, conf)) in networks.iter().enumerate() {

@@ -13,7 +13,7 @@ use crate::cni::Call;
 use crate::devices::{self, Devices, Objects, Places};
 use crate::nad::Nad;
 use crate::resolve::{Pod, Sources, pod_facts};
-use crate::store::{Dirs, NodeConfig, failed, write_whole};
+use crate::store::{Dirs, NodeConfig, Pending};
 use crate::types::{Code, ContainerId, Failure, IfName, Outcome, PodRef};
 
 use super::Env;
@@ -101,11 +101,10 @@ impl<'a> World<'a> {
     /// The pod's networks came from copies, because the API server does not answer: asked again, it would use up the
     /// call's time. The status is put down for the agent, until the pod goes.
     fn keep_untold(&self, pod: &PodRef, text: &str) -> Outcome<()> {
-        let Some(container) = &self.call.container else { return Ok(()) };
-        let path = untold(self.dirs, container);
-        tracing::warn!(pod = %pod, file = %path.display(), "the network-status is not told yet: the API server does not answer");
+        let (Some(container), Some(ifname)) = (&self.call.container, &self.call.ifname) else { return Ok(()) };
+        tracing::warn!(%pod, "the network-status is not told yet: the API server does not answer");
         let kept = json!({"version": 1, "pod": pod, "status": text, "stale": self.sources.stale()});
-        write_whole(&path, kept.to_string().as_bytes()).map_err(|e| failed(Code::Io, "write", &path, &e))
+        Pending::untold(self.dirs).write(container, ifname, &kept)
     }
 
     /// A refusal or failure, onto the pod. It must not hide its own cause.
@@ -127,11 +126,6 @@ impl<'a> World<'a> {
             tracing::warn!(%failure, "the Event is lost");
         }
     }
-}
-
-/// Where a status waits that could not be told.
-pub fn untold(dirs: &Dirs, container: &ContainerId) -> PathBuf {
-    dirs.state.join("untold").join(format!("{container}.json"))
 }
 
 /// The API server, as `devices` asks it; a pod that has been read is not read again.

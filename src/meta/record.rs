@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::store::{Dirs, Entry, Journal, Pending, failed, remove_file};
+use crate::store::{Dirs, Entry, Journal, Pending};
 use crate::types::{AttachmentId, Code, ContainerId, Failure, IfName, NetworkName, Outcome, PodRef};
 
-use super::{outside, run};
+use super::run;
 
 /// One network of the pod.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -154,7 +154,7 @@ impl Kept<'_> {
     }
 
     fn pending(&self) -> Pending<'_> {
-        Pending(self.dirs)
+        Pending::undo(self.dirs)
     }
 
     /// Before the first network: the journal, and what is owed onto the disk.
@@ -194,8 +194,7 @@ impl Kept<'_> {
     /// The entry goes last.
     pub fn forget(&self) -> Outcome<()> {
         self.pending().remove(&self.id.container, &self.id.ifname)?;
-        let untold = outside::untold(self.dirs, &self.id.container);
-        remove_file(&untold).map_err(|e| failed(Code::Io, "remove", &untold, &e))?;
+        Pending::untold(self.dirs).remove(&self.id.container, &self.id.ifname)?;
         self.journal().remove(self.id)
     }
 }

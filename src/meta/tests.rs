@@ -1,6 +1,8 @@
 //! Whole calls of the meta plugin: what the plugins are asked, in which order, and what is left. The plugins are scripts
 //! that write down how they were called; the pod is a network namespace of its own, so these need root.
 
+mod trouble;
+
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
@@ -40,6 +42,7 @@ struct Bed {
     pod: File,
     conf: Value,
     args: String,
+    node: NodeConfig,
 }
 
 impl Bed {
@@ -53,6 +56,7 @@ impl Bed {
                 "delegates": [{"cniVersion": "1.0.0", "name": "default-net", "type": "rec"}]}),
             args: "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod1;K8S_POD_UID=u1".into(),
             pod: namespace(),
+            node: NodeConfig::default(),
             dirs,
             tmp,
         };
@@ -143,13 +147,13 @@ impl Bed {
 
     fn at<T>(&self, verb: &str, conf: &Value, run: impl AsyncFnOnce(&Job<'_>) -> T) -> T {
         let call = self.call(verb, conf);
-        let (node, none) = (NodeConfig::default(), |_: &str| None);
+        let none = |_: &str| None;
         let (container, ifname) = (call.container.clone().unwrap(), call.ifname.clone().unwrap());
         let started = self.dirs.now();
         let job = Job {
             call: &call,
             dirs: &self.dirs,
-            node: &node,
+            node: &self.node,
             env: &none,
             container: &container,
             ifname: &ifname,
@@ -175,7 +179,7 @@ impl Bed {
         conf["cniVersion"] = "1.1.0".into();
         conf["cni.dev/valid-attachments"] = valid;
         let call = self.call("GC", &conf);
-        block_on(gc(&call, &self.dirs, &NodeConfig::default(), self.dirs.now()))
+        block_on(gc(&call, &self.dirs, &self.node, self.dirs.now()))
     }
 
     /// What the plugins were asked since the last time, as `plugin VERB interface`.

@@ -45,7 +45,7 @@ pub fn fresh() -> Namespace {
 }
 
 pub fn block_on<T>(f: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap().block_on(f)
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(f)
 }
 
 pub fn name(s: &str) -> IfName {

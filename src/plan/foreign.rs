@@ -70,6 +70,13 @@ mod tests {
         ] {
             by_pod(plugin, conf.clone()).unwrap_or_else(|e| panic!("{conf}: {e}"));
         }
+        for (plugin, conf) in [
+            ("flannel", json!({"delegate": {"type": "macvlan", "master": "eno2"}})),
+            ("multus", json!({"delegates": [{"type": "x"}, {"plugins": [], "type": "y", "Master": "eno2"}]})),
+            ("ipoib", json!({"master": "eno2", "linkInContainer": true})),
+        ] {
+            assert_eq!(by_pod(plugin, conf.clone()).unwrap_err().code, Code::MasterNotAllowed, "{conf}");
+        }
         let bridge = by_pod("ovs", json!({"BRIDGE": "storage"})).unwrap_err();
         assert_eq!(bridge.code, Code::BridgeNotAllowed);
         assert_eq!(bridge.msg, "network lan: bridge storage is not allowed for pod default/web");

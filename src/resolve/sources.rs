@@ -110,7 +110,7 @@ impl<'a> Sources<'a> {
         }
     }
 
-    /// What is to be told in an Event: networks that came from copies which may be out of date.
+    /// Sentences about networks that came from copies which may be out of date: the API server did not answer.
     pub fn stale(&self) -> Vec<String> {
         self.stale.borrow().clone()
     }

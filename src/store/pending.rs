@@ -1,8 +1,8 @@
-//! What must still be undone after a reboot: one file for each container, on disk and synced, written once.
+//! What is still owed after a reboot: one file for each container, on disk and synced, written once.
 //!
-//! `<state>/pending/<container>.json`. The journal under the run directory says more and is gone with the boot; a foreign
-//! plugin's DEL, which gives back what it keeps on disk itself, is owed all the same. What a file says is known to
-//! its writer only.
+//! `<state>/pending/<container>~<ifname>.json`: undoing. The journal under the run directory says more and is gone with the
+//! boot; a foreign plugin's DEL, which gives back what it keeps on disk itself, is owed all the same.
+//! `<state>/untold/...`: a pod's status that could not be told. What a file says is known to its writer only.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -19,9 +19,22 @@ use crate::types::{Code, ContainerId, Failure, IfName, Outcome};
 
 const ENDING: &str = ".json";
 
-pub struct Pending<'a>(pub &'a Dirs);
+pub struct Pending<'a> {
+    dirs: &'a Dirs,
+    folder: &'static str,
+}
 
-impl Pending<'_> {
+impl<'a> Pending<'a> {
+    /// Of what must be undone.
+    pub fn undo(dirs: &'a Dirs) -> Self {
+        Self { dirs, folder: "pending" }
+    }
+
+    /// Of what must be told.
+    pub fn untold(dirs: &'a Dirs) -> Self {
+        Self { dirs, folder: "untold" }
+    }
+
     /// Whole and on the disk, or not there.
     pub fn write(&self, container: &ContainerId, ifname: &IfName, what: &impl Serialize) -> Outcome<()> {
         let path = self.path(container, ifname);
@@ -56,7 +69,7 @@ impl Pending<'_> {
     }
 
     fn root(&self) -> PathBuf {
-        self.0.state.join("pending")
+        self.dirs.state.join(self.folder)
     }
 
     /// Neither part has a `~` of its own but that of a shortened id, and an interface's comes last.
@@ -88,7 +101,7 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
     // The rename itself, so that the file is found under its name.
     let synced = File::open(parent(path)).and_then(|dir| dir.sync_all());
-    failpoint::hit("store: pending undo written");
+    failpoint::hit("store: what is owed written");
     synced
 }
 
@@ -101,7 +114,7 @@ mod tests {
     fn what_is_written_is_read_by_its_key_alone() {
         let tmp = tempfile::tempdir().unwrap();
         let dirs = Dirs::new(tmp.path().join("run"), tmp.path().join("state"));
-        let pending = Pending(&dirs);
+        let pending = Pending::undo(&dirs);
         let (c, eth0, net1) = ("c1".parse().unwrap(), "eth0".parse().unwrap(), "net1".parse().unwrap());
         assert_eq!(pending.read::<Value>(&c, &eth0).unwrap(), None);
         assert!(pending.all::<Value>().unwrap().is_empty());
@@ -114,6 +127,7 @@ mod tests {
         pending.remove(&c, &eth0).unwrap();
         pending.remove(&c, &eth0).unwrap();
         assert_eq!(pending.all::<Value>().unwrap().len(), 1);
+        assert!(Pending::untold(&dirs).all::<Value>().unwrap().is_empty());
     }
 
     #[test]
@@ -122,7 +136,7 @@ mod tests {
         let state = tmp.path().join("state");
         std::fs::write(&state, "a file in the place of the directory").unwrap();
         let dirs = Dirs::new(tmp.path().join("run"), state);
-        let failure = Pending(&dirs).write(&"c".parse().unwrap(), &"eth0".parse().unwrap(), &1).unwrap_err();
+        let failure = Pending::undo(&dirs).write(&"c".parse().unwrap(), &"eth0".parse().unwrap(), &1).unwrap_err();
         assert_eq!(failure.code, Code::JournalUnwritable);
     }
 }

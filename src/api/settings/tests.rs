@@ -123,3 +123,16 @@ fn a_pods_own_account() {
     let empty = Settings::of_pod(&env(&both), Path::new("/nonexistent")).map(|_| ()).unwrap_err();
     assert!(empty.msg.contains("/nonexistent"), "{empty}");
 }
+
+#[test]
+fn people_see_no_password() {
+    for (url, want) in [
+        ("https://bob:s3cret@proxy:3128", "https://proxy:3128"),
+        ("https://a@b@host/x@y", "https://host/x@y"),
+        ("http://10.0.0.1:6443/p", "http://10.0.0.1:6443/p"),
+        ("bob:s3cret@proxy", "proxy"),
+        ("", ""),
+    ] {
+        assert_eq!(shown(url), want);
+    }
+}

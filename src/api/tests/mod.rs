@@ -4,9 +4,10 @@ mod names;
 mod tls;
 mod trouble;
 
+use crate::net::testing::block_on;
 use serde_json::json;
 
-use super::testing::{Fake, Reply, block_on, short, status};
+use super::testing::{Fake, Reply, short, status};
 use super::*;
 use crate::types::Code;
 

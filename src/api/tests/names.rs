@@ -56,7 +56,7 @@ fn names_out_of_etc_hosts() {
 #[test]
 fn names_by_the_servers_of_resolv_conf_with_search_domains() {
     let ns = fresh();
-    kernel::block_on(async { kernel::up(&ns.netlink().unwrap(), "lo").await });
+    block_on(async { kernel::up(&ns.netlink().unwrap(), "lo").await });
     ns.enter(|| {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("etc")).unwrap();

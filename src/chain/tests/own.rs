@@ -131,6 +131,30 @@ fn the_administrators_word_binds_what_pods_choose() {
     node.sh("ip link del br1");
 }
 
+/// The pool gives an address that no route can lead over, and takes it back only the second time.
+#[test]
+fn what_our_own_undo_leaves_is_left_for_del() {
+    let node = Node::new();
+    let pod = node.pod("web");
+    let bin = Bin::new();
+    let told = json!({"cniVersion": "1.0.0", "ips": [{"address": "10.1.2.9/24"}],
+        "routes": [{"dst": "10.7.0.0/16", "gw": "192.0.2.77"}]});
+    let back = r#"DEL) [ -e $0.once ] || { touch $0.once; echo '{"code": 11, "msg": "away"}'; exit 1; };;"#;
+    bin.script("pool", &format!("ADD) echo '{told}';; {back}"));
+    let conf = json!({"type": "bridge", "bridge": "br0", "ipam": {"type": "pool"}});
+    let at = at(&node, &pod, &bin, list("1.0.0", json!([conf])));
+    let failed = node.run(|| at.call(async |network, place| super::super::add(network, place).await)).unwrap_err();
+    assert!(failed.undone && failed.cause.msg.contains("away"), "the list's own undo was the second: {failed:?}");
+    assert_eq!(bin.log(), "ADD.pool DEL.pool DEL.pool");
+    nothing_is_left(&node, &pod);
+    bin.script("pool", &format!("ADD) echo '{told}';; DEL) [ -e $0.works ] || exit 1;;"));
+    let failed = node.run(|| at.call(async |network, place| super::super::add(network, place).await)).unwrap_err();
+    assert!(!failed.undone && node.entries() == 1, "{failed:?}");
+    fs::write(at.path[0].join("pool.works"), "").unwrap();
+    node.run(|| at.del(None)).unwrap();
+    nothing_is_left(&node, &pod);
+}
+
 #[test]
 fn addresses_alone() {
     let node = Node::new();

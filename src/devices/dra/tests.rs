@@ -1,7 +1,8 @@
+use crate::net::testing::block_on;
 use serde_json::json;
 
 use super::*;
-use crate::devices::testing::{FakeApi, block_on, pod, supply};
+use crate::devices::testing::{FakeApi, pod, supply};
 
 /// A pod as the API server of Kubernetes 1.34 has it when kubelet starts its sandbox.
 fn web(status: Value) -> Value {

@@ -1,7 +1,8 @@
+use crate::net::testing::block_on;
 use prost::Message;
 
 use super::*;
-use crate::devices::testing::{Does, block_on, framed, kubelet, pod, supply};
+use crate::devices::testing::{Does, framed, kubelet, pod, supply};
 
 const SOON: Duration = Duration::from_secs(5);
 

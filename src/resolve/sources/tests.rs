@@ -1,11 +1,12 @@
 //! Who is asked, in which order, and what counts.
 
+use crate::net::testing::block_on;
 use std::fs;
 
 use serde_json::json;
 
 use super::*;
-use crate::api::testing::{Fake, Reply, block_on, short, status};
+use crate::api::testing::{Fake, Reply, short, status};
 use crate::plan::testing::call;
 
 const ARGS: &str = "K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web;K8S_POD_UID=u1";
