@@ -62,20 +62,23 @@ class World:
                        "metadata": {"name": name, "namespace": namespace or self.namespace, "annotations": annotations or {}},
                        "spec": {"config": text}})
 
-    def pod(self, name, node, networks=None, annotations=None, labels=None, ports=None, grace=1):
+    def pod(self, name, node, *more, **others):
         """Asks for a pod on this node; it need not come up."""
+        cluster.apply(self.manifest(name, node, *more, **others))
+        return Pod(self, name, node)
+
+    def manifest(self, name, node, networks=None, annotations=None, labels=None, ports=None, grace=1):
         annotations = dict(annotations or {})
         if networks is not None:
             annotations[NETWORKS] = networks if isinstance(networks, str) else json.dumps(networks)
         container = {"name": "main", "image": IMAGE, "imagePullPolicy": "IfNotPresent", "command": ["sleep", "infinity"],
                      "ports": ports or []}
-        cluster.apply({
+        return {
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": name, "namespace": self.namespace, "annotations": annotations, "labels": labels or {}},
             "spec": {"containers": [container], "nodeSelector": {"kubernetes.io/hostname": node.name},
                      "terminationGracePeriodSeconds": grace, "automountServiceAccountToken": False,
-                     "enableServiceLinks": False}})
-        return Pod(self, name, node)
+                     "enableServiceLinks": False}}
 
     def pods(self, *asked):
         """Asks for several at once, and waits for all: each as the arguments of `pod`."""
@@ -96,8 +99,8 @@ class World:
         return get(kind, "-n", self.namespace)["items"]
 
 
-def all_gone():
-    until(180, "the tests' namespaces are gone", lambda: not get("namespaces", "-l", "trestle.test/run")["items"])
+def all_gone(seconds=180):
+    until(seconds, "the tests' namespaces are gone", lambda: not get("namespaces", "-l", "trestle.test/run")["items"])
 
 
 class Pod:
