@@ -20,7 +20,8 @@ use super::{Identity, Wish};
 const FIRST: Duration = Duration::from_millis(250);
 /// RFC 2131, 4.1.
 const LONGEST: Duration = Duration::from_secs(64);
-/// How often a server that made an offer is asked for it: 4 s or so, then everybody is asked again.
+/// How often a server that made an offer is asked for it: 4 s or so, then everybody is asked again; once more in each
+/// later round, for a server that is slow.
 const REQUESTS: u32 = 4;
 /// How often one question about a lease that we have is sent: 8 s or so.
 const ASKED: u32 = 5;
@@ -244,7 +245,7 @@ impl Machine {
     }
 
     fn limit(&self) -> u32 {
-        if self.selects() { REQUESTS } else { ASKED }
+        if self.selects() { REQUESTS + self.rounds.saturating_sub(1) } else { ASKED }
     }
 
     fn discover(&mut self, now: Duration) {
