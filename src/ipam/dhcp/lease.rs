@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use dhcproto::{Decoder, v4};
+use dhcproto::Decoder;
 use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
 

@@ -227,7 +227,7 @@ impl Machine {
             (Some((server, said)), _) => format!("server {server} refused: {said:?}"),
             (None, Some((server, address))) => format!("server {server} offered {address} and then fell silent"),
             (None, None) if !self.declined.is_empty() => "no other address was offered".to_owned(),
-            (None, None) => format!("no DHCP server answered {sent} questions"),
+            (None, None) => format!("no DHCP server answered, questions sent: {sent}"),
         };
         // Writing to a string cannot fail.
         for address in &self.declined {
@@ -346,8 +346,8 @@ impl Machine {
     }
 
     fn refused(&mut self, now: Duration, server: Ipv4Addr, text: String) {
+        self.trouble.refused = Some((server, text.clone()));
         if self.selects() {
-            self.trouble.refused = Some((server, text));
             let delay = self.random.around(wait(self.rounds));
             self.rest(now, delay);
         } else {
