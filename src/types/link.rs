@@ -78,7 +78,7 @@ impl fmt::Display for IfName {
 pub struct Mac([u8; 6]);
 
 impl Mac {
-    pub fn new(bytes: [u8; 6]) -> Self {
+    pub const fn new(bytes: [u8; 6]) -> Self {
         Self(bytes)
     }
 
