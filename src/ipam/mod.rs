@@ -4,6 +4,7 @@
 //! This room knows files and the wire format, neither the kernel nor the API server: what it gives away, others put
 //! on a link. What it refuses or fails at has an IPAM code.
 
+pub mod dhcp;
 mod fixed;
 mod hostlocal;
 mod plugin;

@@ -1,0 +1,159 @@
+//! What is sent to the server and asked of it beyond the protocol's own: the reference plugin's `provide` and `request`,
+//! options by name or number. Knows the options' numbers, not their values' meaning.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{Identity, message};
+use crate::cni::{Args, json};
+use crate::ipam::invalid;
+use crate::types::{Outcome, nearest};
+
+pub const SUBNET_MASK: u8 = 1;
+pub const ROUTERS: u8 = 3;
+pub const DNS: u8 = 6;
+pub const HOST_NAME: u8 = 12;
+pub const DOMAIN: u8 = 15;
+pub const MTU: u8 = 26;
+pub const STATIC_ROUTES: u8 = 33;
+pub const LEASE_TIME: u8 = 51;
+pub const T1: u8 = 58;
+pub const T2: u8 = 59;
+pub const SEARCH: u8 = 119;
+pub const CLASSLESS_ROUTES: u8 = 121;
+
+/// Names of dhcp-options(5); the first six are those that the reference plugin knows.
+const NAMES: [(&str, u8); 15] = [
+    ("dhcp-client-identifier", message::CLIENT_ID),
+    ("subnet-mask", SUBNET_MASK),
+    ("routers", ROUTERS),
+    ("host-name", HOST_NAME),
+    ("user-class", 77),
+    ("vendor-class-identifier", 60),
+    ("domain-name-servers", DNS),
+    ("domain-name", DOMAIN),
+    ("domain-search", SEARCH),
+    ("interface-mtu", MTU),
+    ("broadcast-address", 28),
+    ("static-routes", STATIC_ROUTES),
+    ("ntp-servers", 42),
+    ("dhcp-lease-time", LEASE_TIME),
+    ("classless-static-routes", CLASSLESS_ROUTES),
+];
+
+/// What the reference plugin asks for unless told `skipDefault`, in its order.
+const DEFAULT: [u8; 2] = [ROUTERS, SUBNET_MASK];
+
+/// What a result, a resolver and a guest can make use of. Classless routes come before the others (RFC 3442).
+const USUAL: [u8; 9] = [SUBNET_MASK, CLASSLESS_ROUTES, STATIC_ROUTES, ROUTERS, DNS, DOMAIN, SEARCH, MTU, HOST_NAME];
+
+/// Options that are the protocol's own affair.
+const OURS: [u8; 7] = [
+    0,
+    message::REQUESTED_ADDRESS,
+    message::OVERLOAD,
+    message::MESSAGE_TYPE,
+    message::SERVER,
+    message::REQUEST_LIST,
+    255,
+];
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wish {
+    /// Options sent with each DISCOVER and REQUEST; a client identifier among them takes the identity's place.
+    pub send: Vec<(u8, Vec<u8>)>,
+    /// The parameter request list; empty: none is sent.
+    pub request: Vec<u8>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Raw {
+    provide: Vec<Provide>,
+    request: Vec<Request>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct Provide {
+    option: String,
+    value: String,
+    from_arg: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct Request {
+    skip_default: bool,
+    option: String,
+}
+
+impl Wish {
+    /// What the reference plugin would send and ask for, from an `ipam` section and `CNI_ARGS`.
+    pub fn parse(ipam: &Map<String, Value>, args: &Args) -> Outcome<Self> {
+        let of = |key: &str| json::get(ipam, key).map(|v| (key.to_owned(), v.clone()));
+        let section = ["provide", "request"].into_iter().filter_map(of).collect();
+        let raw: Raw = json::from_value(Value::Object(section)).map_err(|e| invalid(format!("ipam: {e}")))?;
+        let mut send = Vec::new();
+        for one in &raw.provide {
+            send.extend(provided(one, args)?);
+        }
+        let named = raw.request.iter().filter(|r| !r.option.is_empty()).map(|r| code("request", &r.option));
+        let mut request = named.collect::<Outcome<Vec<u8>>>()?;
+        if !raw.request.iter().any(|r| r.skip_default) {
+            extend(&mut request, &DEFAULT);
+        }
+        Ok(Self { send, request })
+    }
+
+    /// What names the client to the server.
+    pub fn client_id<'a>(&'a self, id: &'a Identity) -> &'a [u8] {
+        let own = self.send.iter().rfind(|(code, _)| *code == message::CLIENT_ID);
+        own.map_or(&id.client_id, |(_, value)| value)
+    }
+
+    /// Also asks for all that this program can make use of.
+    pub fn usual(mut self) -> Self {
+        let asked = std::mem::replace(&mut self.request, USUAL.to_vec());
+        extend(&mut self.request, &asked);
+        self
+    }
+}
+
+fn extend(list: &mut Vec<u8>, more: &[u8]) {
+    for code in more {
+        if !list.contains(code) {
+            list.push(*code);
+        }
+    }
+}
+
+/// The value that is configured, and behind it that of `CNI_ARGS`: the last one is sent.
+fn provided(one: &Provide, args: &Args) -> Outcome<Vec<(u8, Vec<u8>)>> {
+    let code = code("provide", &one.option)?;
+    if OURS.contains(&code) {
+        return Err(invalid(format!("ipam.provide: option {:?} is set by the protocol itself", one.option)));
+    }
+    let from_arg = Some(&*one.from_arg).filter(|key| !key.is_empty()).and_then(|key| args.get(key));
+    let values = [Some(&*one.value), from_arg].into_iter().flatten().filter(|v| !v.is_empty());
+    let checked = values.map(|v| match v.len() {
+        ..=255 => Ok((code, v.as_bytes().to_vec())),
+        long => Err(invalid(format!("ipam.provide: the value of option {:?} has {long} bytes", one.option))
+            .remedy("an option has room for 255")),
+    });
+    checked.collect()
+}
+
+fn code(list: &str, option: &str) -> Outcome<u8> {
+    if let Some((_, code)) = NAMES.iter().find(|(name, _)| *name == option) {
+        return Ok(*code);
+    }
+    let number = option.bytes().all(|b| b.is_ascii_digit()).then(|| option.parse().ok()).flatten();
+    number.ok_or_else(|| {
+        let failure = invalid(format!("ipam.{list}: DHCP option {option:?} is not known"));
+        match nearest(option, NAMES.map(|(name, _)| name)) {
+            Some(name) => failure.remedy(format!("{name:?}, or the option's number, 0 to 255")),
+            None => failure.remedy("give the option's number, \"0\" to \"255\""),
+        }
+    })
+}
