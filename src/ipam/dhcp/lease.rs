@@ -189,3 +189,101 @@ fn search(bytes: &[u8]) -> Vec<String> {
     let names = Decoder::new(bytes).read_domains(bytes.len()).unwrap_or_default();
     names.iter().filter_map(|n| name(n.to_ascii().as_bytes())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes_of(bytes: &[u8]) -> Option<Vec<String>> {
+        let text = |r: &Route| format!("{} {}", r.dst, r.gw.map_or("link".into(), |g| g.to_string()));
+        Some(classless(bytes)?.iter().map(text).collect())
+    }
+
+    /// The table of RFC 3442, and what a server may make of it.
+    #[test]
+    fn classless_routes() {
+        let gw = [192, 0, 2, 9];
+        for (descriptor, route) in [
+            (&[0][..], "0.0.0.0/0"),
+            (&[8, 10], "10.0.0.0/8"),
+            (&[24, 10, 0, 0], "10.0.0.0/24"),
+            (&[16, 10, 17], "10.17.0.0/16"),
+            (&[25, 10, 229, 0, 128], "10.229.0.128/25"),
+            (&[32, 10, 198, 122, 47], "10.198.122.47/32"),
+            (&[20, 10, 17, 255], "10.17.240.0/20"),
+        ] {
+            assert_eq!(routes_of(&[descriptor, &gw].concat()).unwrap(), [format!("{route} 192.0.2.9")]);
+        }
+        assert_eq!(routes_of(&[24, 198, 51, 100, 0, 0, 0, 0]).unwrap(), ["198.51.100.0/24 link"]);
+        for senseless in [&[8, 127, 192, 0, 2, 9][..], &[8, 10, 224, 0, 0, 1], &[8, 10, 127, 0, 0, 1]] {
+            assert_eq!(routes_of(senseless).unwrap(), [""; 0]);
+        }
+        for malformed in [&[33, 1, 2, 3, 4, 5, 192, 0, 2, 9][..], &[255], &[8, 10, 192, 0, 2], &[0, 1, 2, 3]] {
+            assert_eq!(routes_of(malformed), None, "{malformed:?}");
+        }
+    }
+
+    #[test]
+    fn masks_and_hosts() {
+        for (bytes, prefix) in [
+            ([255, 255, 255, 0], Some(24)),
+            ([255; 4], Some(32)),
+            ([128, 0, 0, 0], Some(1)),
+            ([0; 4], None),
+            ([255, 0, 255, 0], None),
+            ([0, 255, 255, 255], None),
+        ] {
+            assert_eq!(mask(&bytes), prefix, "{bytes:?}");
+        }
+        assert_eq!(mask(&[255; 8]), None);
+        let network: Ipv4Addr = [192, 0, 2, 0].into();
+        assert!(!is_within(network, 24) && !is_within([192, 0, 2, 255].into(), 24) && is_within(network, 31));
+        assert!(is_within(network, 16) && is_within([192, 0, 2, 255].into(), 32));
+        for no in [[0, 0, 0, 0], [0, 1, 2, 3], [127, 0, 0, 1], [224, 0, 0, 1], [240, 0, 0, 1], [255; 4]] {
+            assert!(!is_host(no.into()), "{no:?}");
+        }
+        assert!(is_host([169, 254, 1, 1].into()) && is_host([223, 255, 255, 254].into()));
+        assert_eq!([[10, 0, 0, 1], [172, 16, 0, 1], [192, 0, 2, 1]].map(|a| class(a.into())), [8, 16, 24]);
+    }
+
+    #[test]
+    fn times_in_an_order_that_makes_sense() {
+        for (seconds, t1, t2, want) in [
+            (600, None, None, (300, 525)),
+            (1, None, None, (0, 0)),
+            (2, None, None, (1, 1)),
+            (600, Some(10), Some(20), (10, 20)),
+            (600, Some(30), Some(20), (20, 20)),
+            (600, Some(0), Some(0), (300, 525)),
+            (600, Some(700), Some(800), (300, 525)),
+            (600, Some(550), None, (300, 525)),
+            (u32::MAX, Some(10), Some(20), (u32::MAX, u32::MAX)),
+            (u32::MAX - 1, None, None, (0x7fff_ffff, 0xdfff_fffe)),
+        ] {
+            assert_eq!(times(seconds, t1, t2), want, "{seconds} {t1:?} {t2:?}");
+        }
+    }
+
+    #[test]
+    fn names() {
+        for (bytes, want) in [
+            (&b"factory.example"[..], Some("factory.example")),
+            (b"a_b-c.example.\0", Some("a_b-c.example")),
+            (b"", None),
+            (b".", None),
+            (b"two words", None),
+            (b"evil\nnameserver 192.0.2.66", None),
+            (b"a..b", None),
+            (b"-rf", None),
+            (b"caf\xc3\xa9", None),
+            (&[b'a'; 64], None),
+        ] {
+            assert_eq!(name(bytes).as_deref(), want, "{bytes:?}");
+        }
+        // RFC 3397's own example, with a pointer; and a pointer to itself.
+        let packed = b"\x03eng\x05apple\x03com\0\x09marketing\xc0\x04";
+        assert_eq!(search(packed), ["eng.apple.com", "marketing.apple.com"]);
+        assert_eq!(search(b"\xc0\0"), [""; 0]);
+        assert_eq!(search(b"\x03a b\0\x01c\0"), ["c"]);
+    }
+}

@@ -93,7 +93,7 @@ pub struct Machine {
     random: Random,
     state: State,
     xid: u32,
-    /// When the first question of this transaction was sent, and when the last.
+    /// When this round began, and when the question of this state was first sent.
     began: Duration,
     asked: Duration,
     due: Option<Duration>,
@@ -153,7 +153,8 @@ impl Machine {
         self.due
     }
 
-    /// When the last question was sent: a lease's seconds count from there.
+    /// When the question that was answered was first sent: a lease's seconds count from there, as nobody knows which of
+    /// its repetitions the server saw (RFC 2131, 4.4.1).
     pub fn asked(&self) -> Duration {
         self.asked
     }
@@ -193,7 +194,7 @@ impl Machine {
                     return self.ignore(format!("an answer of server {server}, which was not asked"));
                 }
                 match reply.kind {
-                    MessageType::Ack => self.given(target, server, &reply),
+                    MessageType::Ack => self.given(now, target, server, &reply),
                     _ => self.refused(now, server, reply.text()),
                 }
             }
@@ -209,12 +210,7 @@ impl Machine {
             return self.end(Action::Bound(lease));
         }
         self.declined.push(lease.address);
-        self.xid = self.random.word();
-        let (requested, server) = (Some(lease.address), Some(lease.server));
-        let none = Ipv4Addr::UNSPECIFIED;
-        let decline =
-            Question { kind: MessageType::Decline, xid: self.xid, seconds: 0, client: none, requested, server };
-        self.ask(&decline, none, Ipv4Addr::BROADCAST);
+        self.decline(lease.address, lease.server);
         if self.selects() {
             self.rest(now, if self.declined.len() == 1 { FIRST_REST } else { REST });
         } else {
@@ -267,6 +263,7 @@ impl Machine {
             self.xid = self.random.word();
         }
         self.state = State::Requesting(target);
+        self.asked = now;
         self.tries = 0;
         self.send(now);
     }
@@ -289,7 +286,6 @@ impl Machine {
             // In the form of a reboot, which names no server.
             _ => self.ask(&Question { server: None, ..plain }, none, Ipv4Addr::BROADCAST),
         }
-        self.asked = now;
         self.due = Some(now.saturating_add(self.random.around(wait(self.tries))));
         self.tries = self.tries.saturating_add(1);
         self.trouble.sent = self.trouble.sent.saturating_add(1);
@@ -302,13 +298,26 @@ impl Machine {
     fn offered(&mut self, now: Duration, server: Ipv4Addr, reply: &Reply) {
         match Lease::of(reply, server) {
             Err(why) => self.ignore(format!("an offer of server {server}: {why}")),
-            // Its server knows that somebody else has it, and may be the only one that answers.
-            Ok(lease) if self.declined.contains(&lease.address) => {}
+            // The server did not hear it, or forgot.
+            Ok(lease) if self.declined.contains(&lease.address) => self.decline(lease.address, server),
             Ok(lease) => self.request(now, Target { address: lease.address, server: Some(server) }),
         }
     }
 
-    fn given(&mut self, target: Target, server: Ipv4Addr, reply: &Reply) {
+    fn decline(&mut self, address: Ipv4Addr, server: Ipv4Addr) {
+        let none = Ipv4Addr::UNSPECIFIED;
+        let question = Question {
+            kind: MessageType::Decline,
+            xid: self.random.word(),
+            seconds: 0,
+            client: none,
+            requested: Some(address),
+            server: Some(server),
+        };
+        self.ask(&question, none, Ipv4Addr::BROADCAST);
+    }
+
+    fn given(&mut self, now: Duration, target: Target, server: Ipv4Addr, reply: &Reply) {
         let mut lease = match Lease::of(reply, server) {
             Err(why) => return self.ignore(format!("an answer of server {server}: {why}")),
             Ok(lease) if lease.address != target.address => {
@@ -317,6 +326,9 @@ impl Machine {
             }
             Ok(lease) => lease,
         };
+        if lease.seconds != Lease::FOR_EVER && now >= self.asked + Duration::from_secs(lease.seconds.into()) {
+            return self.ignore(format!("server {server} gave {} for a time that is over", lease.address));
+        }
         match &self.start {
             Start::Discover | Start::Reboot(_) => {
                 self.actions.push_back(Action::Probe(lease.address));

@@ -154,3 +154,62 @@ fn options(payload: &[u8]) -> BTreeMap<u8, Vec<u8>> {
     }
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An ACK without options.
+    fn fixed() -> Vec<u8> {
+        let mut bytes = vec![0; FIXED];
+        (bytes[0], bytes[2]) = (BOOT_REPLY, ETHERNET);
+        bytes[4..8].copy_from_slice(&[1, 2, 3, 4]);
+        bytes[16..20].copy_from_slice(&[192, 0, 2, 10]);
+        bytes[28..34].copy_from_slice(&[2, 0, 0x5e, 0x10, 0, 1]);
+        bytes[236..].copy_from_slice(&MAGIC);
+        bytes
+    }
+
+    fn with(options: &[u8]) -> Vec<u8> {
+        [&fixed(), options].concat()
+    }
+
+    #[test]
+    fn what_no_server_sends_is_none() {
+        let good = with(&[53, 1, 5, 255]);
+        let reply = Reply::read(&good).unwrap();
+        assert_eq!((reply.kind, reply.xid, reply.address), (MessageType::Ack, 0x0102_0304, [192, 0, 2, 10].into()));
+        assert_eq!(reply.hardware.to_string(), "02:00:5e:10:00:01");
+        for (at, byte) in [(0, 1), (2, 16), (2, 255), (236, 0), (241, 2)] {
+            let mut bad = good.clone();
+            bad[at] = byte;
+            assert_eq!(Reply::read(&bad), None, "byte {at}");
+        }
+        for length in 0..243 {
+            assert_eq!(Reply::read(&good[..length]), None, "{length} bytes");
+        }
+        assert_eq!(Reply::read(&with(&[53, 1, 5, 53, 1, 6])), None, "two types");
+    }
+
+    /// RFC 3396: first the options' own area, then `file`, then `sname`; parts of one option anywhere in them.
+    #[test]
+    fn options_in_three_places_and_in_parts() {
+        let mut bytes = with(&[53, 1, 5, 12, 2, b'a', b'b', 0, 0, 52, 1, 3, 12, 1, b'c', 255, 6, 4, 9, 9, 9, 9]);
+        bytes[108..115].copy_from_slice(&[12, 1, b'd', 15, 1, b'x', 255]);
+        bytes[44..47].copy_from_slice(&[12, 1, b'e']);
+        let reply = Reply::read(&bytes).unwrap();
+        assert_eq!((reply.option(12), reply.option(15)), (Some(&b"abcde"[..]), Some(&b"x"[..])));
+        assert_eq!(reply.option(6), None, "it is behind the end");
+        bytes[251] = 1;
+        assert_eq!(bytes[249..252], [52, 1, 1]);
+        assert_eq!(Reply::read(&bytes).unwrap().option(12), Some(&b"abcd"[..]));
+    }
+
+    /// A length that leads out of the packet ends the options; those before it count.
+    #[test]
+    fn a_cut_off_option_costs_no_other() {
+        let reply = Reply::read(&with(&[53, 1, 6, 56, 4, b'n', b'\n', 0xff, b'o', 54, 4, 192, 0])).unwrap();
+        assert_eq!((reply.kind, reply.server()), (MessageType::Nak, None));
+        assert_eq!(reply.text(), "n\u{fffd}o");
+    }
+}

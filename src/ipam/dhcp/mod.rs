@@ -16,6 +16,8 @@ mod machine;
 mod message;
 mod options;
 mod random;
+#[cfg(test)]
+mod tests;
 
 pub use identity::Identity;
 pub use lease::{Lease, Route};

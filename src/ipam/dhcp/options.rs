@@ -157,3 +157,62 @@ fn code(list: &str, option: &str) -> Outcome<u8> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::types::Code;
+
+    fn parse(ipam: Value, args: &str) -> Outcome<Wish> {
+        Wish::parse(ipam.as_object().unwrap(), &Args::new(args))
+    }
+
+    #[test]
+    fn as_the_reference_reads_them() {
+        assert_eq!(parse(json!({"type": "dhcp"}), "").unwrap(), Wish { send: vec![], request: vec![3, 1] });
+        let asked = json!({"Request": [{"option": "121"}, {"option": ""}, {"option": "routers"}], "provide": null});
+        assert_eq!(parse(asked, "").unwrap().request, [121, 3, 1]);
+        let nothing = json!({"request": [{"skipDefault": true}]});
+        assert_eq!(parse(nothing, "").unwrap(), Wish::default());
+        let provide = json!({"provide": [
+            {"option": "host-name", "value": "hosty"},
+            {"option": "12", "fromArg": "K8S_POD_NAME"},
+            {"option": "60", "value": "acme", "fromArg": "NOT_THERE"},
+            {"option": "user-class", "fromArg": "EMPTY"},
+        ]});
+        let send = parse(provide, "IgnoreUnknown=1;K8S_POD_NAME=poddy;EMPTY=;odd").unwrap().send;
+        assert_eq!(send, [(12, b"hosty".to_vec()), (12, b"poddy".to_vec()), (60, b"acme".to_vec())]);
+    }
+
+    #[test]
+    fn what_is_refused_is_named() {
+        let long = "x".repeat(256);
+        for (ipam, said, remedy) in [
+            (
+                json!({"request": [{"option": "router"}]}),
+                r#"ipam.request: DHCP option "router" is not known"#,
+                "\"routers\"",
+            ),
+            (json!({"provide": [{"value": "x"}]}), r#"ipam.provide: DHCP option "" is not known"#, "number"),
+            (json!({"request": [{"option": "256"}]}), r#"option "256""#, "number"),
+            (json!({"request": [{"option": "+3"}]}), r#"option "+3""#, "number"),
+            (json!({"provide": [{"option": "53", "value": "x"}]}), r#"option "53" is set by the protocol"#, ""),
+            (json!({"provide": [{"option": "12", "value": long}]}), "has 256 bytes", "255"),
+            (json!({"request": [{"option": 3}]}), "request", ""),
+            (json!({"request": {"option": "3"}}), "request", ""),
+        ] {
+            let failure = parse(ipam.clone(), "").unwrap_err();
+            assert_eq!(failure.code, Code::IpamConfig);
+            assert!(failure.msg.contains(said) && failure.remedy.contains(remedy), "{ipam}: {failure}");
+        }
+    }
+
+    #[test]
+    fn the_usual_list_has_classless_routes_first() {
+        let wish = parse(json!({"request": [{"option": "42"}, {"option": "6"}]}), "").unwrap().usual();
+        assert_eq!(wish.request, [1, 121, 33, 3, 6, 15, 119, 26, 12, 42]);
+        assert_eq!(wish.clone().usual(), wish);
+    }
+}
