@@ -11,6 +11,7 @@
 //! ```
 
 mod identity;
+mod job;
 mod lease;
 mod machine;
 mod message;
@@ -18,6 +19,7 @@ mod options;
 mod random;
 
 pub use identity::Identity;
+pub use job::{Answer, Job, Step};
 pub use lease::{Lease, Route};
 pub use machine::{Action, Machine, Start, Why, release};
 pub use options::Wish;
