@@ -26,7 +26,8 @@ fn a_pod_gets_address_route_dns_and_a_time() {
     assert!(pod.run("ip route").contains("default via 198.51.100.1 dev net1"));
     let mac = pod.link("net1").mac;
     let leased = server.leased();
-    let client_id: String = format!("\0id-{}/lan/net1", pod.name()).bytes().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":");
+    let client_id: String =
+        format!("\0id-{}/lan/net1", pod.name()).bytes().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":");
     let expected = Leased { mac, address: "198.51.100.10".into(), name: "web-1".into(), client_id };
     assert_eq!(leased, [expected]);
     let record = &records(&lab)[0];
@@ -49,7 +50,9 @@ fn a_reservation_and_classless_routes() {
     let result = plain(&lab, &pod).with("mac", json!("02:00:5e:10:00:07")).add();
     assert_eq!(result["ips"][0]["address"], "198.51.100.17/24");
     let told = pod.run("ip route");
-    for line in ["default via 198.51.100.9 dev net1", "10.0.0.0/8 via 198.51.100.8", "172.16.5.0/24 dev net1 scope link"] {
+    for line in
+        ["default via 198.51.100.9 dev net1", "10.0.0.0/8 via 198.51.100.8", "172.16.5.0/24 dev net1 scope link"]
+    {
         assert!(told.contains(line), "{line}: {told}");
     }
 }

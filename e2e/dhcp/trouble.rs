@@ -34,7 +34,8 @@ fn a_bad_section_costs_nothing() {
     let (lab, _lan) = Lab::with_lan();
     let pod = lab.pod();
     for list in ["provide", "request"] {
-        let call = plain(&lab, &pod).with("ipam", json!({"type": "dhcp", list: [{"option": "no-such-option", "value": "x"}]}));
+        let call =
+            plain(&lab, &pod).with("ipam", json!({"type": "dhcp", list: [{"option": "no-such-option", "value": "x"}]}));
         call.fails("ADD").is(7, "TR0501", &["no-such-option"]);
         call.clone().with("cniVersion", json!("1.1.0")).fails("STATUS").is(7, "TR0501", &["no-such-option"]);
         call.del();

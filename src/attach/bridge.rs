@@ -230,7 +230,9 @@ async fn ready_to_ask(work: &Work<'_>, plan: &BridgeWire, end: &address::Target<
     }
     if plan.macspoofchk && plan.form == Form::Vm {
         let msg = "macspoofchk with ipam dhcp: a machine's lease is asked for under another MAC address, which the guard drops";
-        return Err(Failure::new(Code::Conflict, msg).remedy("leave out macspoofchk, or ipam: the guest asks by itself then"));
+        return Err(
+            Failure::new(Code::Conflict, msg).remedy("leave out macspoofchk, or ipam: the guest asks by itself then")
+        );
     }
     address::wake(end, plan.form).await?;
     if plan.verify == Verify::Nothing {

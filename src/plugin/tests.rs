@@ -122,9 +122,7 @@ fn the_programs_name_decides_before_the_type() {
     ] {
         assert_eq!(Program::decide(program, &call(ty)), Ok(Program::One(kind)), "{program} {ty}");
     }
-    for (program, ty) in
-        [("trestle", "ptp"), ("trestle", "Bridge"), ("trestle", "")]
-    {
+    for (program, ty) in [("trestle", "ptp"), ("trestle", "Bridge"), ("trestle", "")] {
         assert_eq!(Program::decide(program, &call(ty)).unwrap_err().code, Code::Config, "{program} {ty}");
     }
 }
@@ -205,7 +203,10 @@ fn the_protocols_own_failures_keep_their_numbers_for_all() {
         said["msg"].as_str().unwrap().contains("\"ptp\"") && said["details"].as_str().unwrap().contains("host-local")
     );
     let as_ipam = Run::new("dhcp", "ADD").on(&conf("bridge"));
-    assert!(as_ipam.code() == 999 && as_ipam.json()["msg"].as_str().unwrap().contains("ipam"), "not one more attachment");
+    assert!(
+        as_ipam.code() == 999 && as_ipam.json()["msg"].as_str().unwrap().contains("ipam"),
+        "not one more attachment"
+    );
 }
 
 #[test]

@@ -57,6 +57,11 @@ impl<J> LeaseRecord<J> {
         Ok(Self { version: VERSION, container, ifname, network, pod: None, boot, made, got_at, got_at_wall, job })
     }
 
+    pub fn map<K>(self, f: impl FnOnce(J) -> K) -> LeaseRecord<K> {
+        let Self { version, container, ifname, network, pod, boot, made, got_at, got_at_wall, job } = self;
+        LeaseRecord { version, container, ifname, network, pod, boot, made, got_at, got_at_wall, job: f(job) }
+    }
+
     /// Whether both are of the same ADD.
     pub fn same_add<K>(&self, other: &LeaseRecord<K>) -> bool {
         (&self.container, &self.ifname, &self.boot, self.made)
@@ -136,13 +141,14 @@ impl<'a> Leases<'a> {
 
     /// The records' file names, each with the version that lies there. Cheap: nothing is read.
     pub fn list(&self) -> Outcome<Vec<(String, Stamp)>> {
-        let folder = self.folder();
-        let stamp = |name: &str| {
-            let meta = fs::symlink_metadata(folder.join(name)).ok()?;
-            Some(Stamp { inode: meta.ino(), modified: (meta.mtime(), meta.mtime_nsec()) })
-        };
-        let records = names(&folder)?.into_iter().filter(|n| n.ends_with(ENDING));
-        Ok(records.filter_map(|name| stamp(&name).map(|stamp| (name, stamp))).collect())
+        let records = names(&self.folder())?.into_iter().filter(|n| n.ends_with(ENDING));
+        Ok(records.filter_map(|name| self.stamp(&name).map(|stamp| (name, stamp))).collect())
+    }
+
+    /// Of one of them; None where it is not there.
+    pub fn stamp(&self, name: &str) -> Option<Stamp> {
+        let meta = fs::symlink_metadata(self.folder().join(name)).ok()?;
+        Some(Stamp { inode: meta.ino(), modified: (meta.mtime(), meta.mtime_nsec()) })
     }
 
     /// Removes what killed writers left. What is young may be somebody's who is at work.

@@ -26,10 +26,10 @@ use sha2::{Digest, Sha256};
 use crate::types::ContainerId;
 
 pub use file::{failed, make_dir, read_file, remove_file, write_whole};
-pub use host::process_start;
+pub use host::{boot_clock, process_start};
 pub use journal::{Entry, Journal};
 pub use lease::{LeaseRecord, Leases, Stamp, wall_clock};
-pub use lock::{ContainerLock, hold};
+pub use lock::{ContainerLock, Sole, hold};
 pub use node::{Allow, NodeConfig};
 pub use pending::Pending;
 

@@ -34,13 +34,7 @@ pub async fn plugin(call: &Call, dirs: &Dirs, facts: &PodFacts) -> Outcome<Optio
     Ok(None)
 }
 
-async fn add(
-    call: &Call,
-    dirs: &Dirs,
-    facts: &PodFacts,
-    container: &ContainerId,
-    ifname: &IfName,
-) -> Outcome<Value> {
+async fn add(call: &Call, dirs: &Dirs, facts: &PodFacts, container: &ContainerId, ifname: &IfName) -> Outcome<Value> {
     let section = Dhcp::parse(&call.conf, &call.args)?;
     let Some(netns) = &call.netns else { return Err(Failure::new(Code::Environment, "CNI_NETNS not set")) };
     let namespace = Namespace::open(netns)?;
@@ -112,11 +106,8 @@ pub fn check(call: &Call, dirs: &Dirs, container: &ContainerId, ifname: &IfName)
     let record = Leases::new(dirs).read::<Job>(container, ifname)?;
     match record.filter(|r| r.network == call.name.as_str() && is_of_this_boot(dirs, r)) {
         Some(_) => Ok(()),
-        None => Err(Failure::new(
-            Code::IpamMissing,
-            format!("network {}: {ifname} has no lease", call.name),
-        )
-        .remedy("re-create the pod")),
+        None => Err(Failure::new(Code::IpamMissing, format!("network {}: {ifname} has no lease", call.name))
+            .remedy("re-create the pod")),
     }
 }
 

@@ -1,8 +1,10 @@
 //! An `ipam` section of type `dhcp`, and the first exchange of an ADD by it: who asks, what the result says, and the record
 //! by which the lease is kept and given back.
 
+use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
@@ -13,8 +15,8 @@ use super::client::{Client, End};
 use super::{network, remaining};
 use crate::cni::{self, Args, Dns, IpConfig, json};
 use crate::failpoint::hit;
+use crate::ipam;
 use crate::ipam::dhcp::{Identity, Job, Lease, Route, Start, Step, Wish};
-use crate::ipam::{self};
 use crate::net::Namespace;
 use crate::plan::PodFacts;
 use crate::store::{Dirs, LeaseRecord, Leases};
@@ -22,6 +24,8 @@ use crate::types::{Code, ContainerId, Failure, IfName, Mac, Outcome};
 
 /// How long ADD asks. A bridge that lets a new port listen and learn first gets that time on top.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Where the reference's daemon is, unless told otherwise.
+const SOCKET: &str = "/run/cni/dhcp.sock";
 /// In a job of a keeper, until it says otherwise.
 const SECONDS: u32 = 10;
 const HOST_NAME: u8 = 12;
@@ -34,15 +38,18 @@ pub struct Dhcp {
     wish: Wish,
     /// Of all routes.
     priority: Option<u32>,
+    /// Of the daemon that the reference plugin would ask.
+    socket: PathBuf,
     /// `type: trestle`: asks for all that can be made use of, tells the pod's name, and puts DNS into the result. The
     /// reference plugin does none of these.
     whole: bool,
 }
 
 #[derive(Deserialize, Default)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct Raw {
     priority: i64,
+    daemon_socket_path: String,
 }
 
 /// The link that is to get an address, and whose it is.
@@ -71,12 +78,14 @@ impl Dhcp {
         let Some(section) = json::get(conf, "ipam").and_then(Value::as_object) else {
             return Err(invalid("the configuration has no \"ipam\" section".into()));
         };
-        let own = json::get(section, "priority").map(|v| ("priority".to_owned(), v.clone())).into_iter().collect();
+        let of = |key: &str| json::get(section, key).map(|v| (key.to_owned(), v.clone()));
+        let own = ["priority", "daemonSocketPath"].into_iter().filter_map(of).collect();
         let raw: Raw = json::from_value(Value::Object(own)).map_err(|e| invalid(format!("ipam: {e}")))?;
         let priority = u32::try_from(raw.priority)
             .map_err(|_| invalid(format!("ipam.priority: {} is not within 0 to 4294967295", raw.priority)))?;
         let priority = (priority != 0).then_some(priority);
-        Ok(Self { wish: Wish::parse(section, args)?, priority, whole: false })
+        let socket = Some(raw.daemon_socket_path).filter(|path| !path.is_empty()).unwrap_or_else(|| SOCKET.into());
+        Ok(Self { wish: Wish::parse(section, args)?, priority, socket: socket.into(), whole: false })
     }
 
     pub fn whole(self) -> Self {
@@ -100,7 +109,8 @@ impl Dhcp {
         } else if !target.vm {
             client.announce(lease.address)?;
         }
-        let valid = remaining(&lease, client.now().saturating_sub(since));
+        let valid =
+            remaining(&lease, client.now().saturating_sub(since)).filter(|_| self.whole || !is_kept(&self.socket));
         kept.map(|()| ipam::Lease { valid, ..self.result(&lease) })
     }
 
@@ -128,7 +138,8 @@ impl Dhcp {
 
     fn keep(&self, target: &Target<'_>, job: &Job, lease: &Lease, since: Duration) -> Outcome<()> {
         if !lease.mask_given {
-            let msg = format!("{}: server {} gives {} without a subnet mask", target.ifname, lease.server, lease.address);
+            let msg =
+                format!("{}: server {} gives {} without a subnet mask", target.ifname, lease.server, lease.address);
             return Err(Failure::new(Code::IpamNothing, msg).remedy("configure option 1 (subnet-mask) on the server"));
         }
         let routes = target.sets.then(|| self.routes(lease));
@@ -157,6 +168,15 @@ impl Dhcp {
             valid: None,
         }
     }
+}
+
+/// Whether a keeper of ours runs as the reference's daemon. A drop-in's address then has no end at first, as the reference's
+/// has none: the keeper's first renewal gives it one. Our daemon ends each connection at once, the reference's waits for a
+/// question, and keeps no lease that it has not got itself.
+pub fn is_kept(socket: &Path) -> bool {
+    const ANSWER: Duration = Duration::from_millis(50);
+    let ended = |mut c: UnixStream| c.set_read_timeout(Some(ANSWER)).and_then(|()| c.read(&mut [0]));
+    UnixStream::connect(socket).and_then(ended).is_ok_and(|read| read == 0)
 }
 
 /// The reference writes a destination that is on the link with a gateway of zeros.
@@ -201,6 +221,7 @@ fn host_name(target: &Target<'_>) -> Option<String> {
 
 fn no_lease(target: &Target<'_>, why: &str) -> Failure {
     let msg = format!("network {}: no lease for {}: {why}", target.network, target.ifname);
-    Failure::new(Code::DhcpNoLease, msg)
-        .remedy("is a DHCP server on this LAN and VLAN? `tcpdump -ni BRIDGE port 67 or port 68` on the node shows both sides")
+    Failure::new(Code::DhcpNoLease, msg).remedy(
+        "is a DHCP server on this LAN and VLAN? `tcpdump -ni BRIDGE port 67 or port 68` on the node shows both sides",
+    )
 }
