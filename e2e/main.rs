@@ -15,6 +15,7 @@
 mod attachment;
 mod bad_input;
 mod crash;
+mod dhcp;
 mod docs;
 mod dropin;
 mod harness;

@@ -38,16 +38,11 @@ impl Program {
         if let Some(kind) = Kind::of(program).filter(|k| *k != Kind::Attachment(Type::Trestle)) {
             return Ok(Self::One(kind));
         }
-        // Run as an IPAM plugin it has the main plugin's type: to go by that would attach once more.
-        if program == "dhcp" {
-            return Err(Failure::new(Code::Config, "this version of trestle is no dhcp plugin")
-                .remedy("install the reference plugin dhcp under this name"));
-        }
         match Kind::of(&call.type_name) {
             Some(Kind::Attachment(Type::Trestle)) => Self::of_trestle(call),
             Some(kind) => Ok(Self::One(kind)),
             None => Err(Failure::new(Code::Config, format!("type: {:?} is none that trestle knows", call.type_name))
-                .remedy("trestle, bridge, macvlan, host-local or static")),
+                .remedy("trestle, bridge, macvlan, host-local, static or dhcp")),
         }
     }
 
@@ -187,6 +182,11 @@ fn act(acts_as: Program, call: &Call, around: &Around<'_>) -> Outcome<Option<Val
         (Program::One(Kind::Attachment(ty)), _) => attachment(ty, call, around),
         (Program::One(Kind::HostLocal), _) => ipam::host_local(call, dirs),
         (Program::One(Kind::Static), _) => ipam::fixed(call),
+        (Program::One(Kind::Dhcp), _) => {
+            // DEL must work whatever an administrator wrote.
+            let facts = pod_facts(call).unwrap_or_default();
+            ManuallyDrop::new(runtime(false)?).block_on(attach::dhcp::plugin(call, dirs, &facts))
+        }
     }
 }
 

@@ -28,7 +28,7 @@ fn our_plugins() -> &'static Path {
     DIR.get_or_init(|| {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins");
         std::fs::create_dir_all(&dir).unwrap();
-        for name in ["trestle", "bridge", "macvlan", "host-local", "static"] {
+        for name in ["trestle", "bridge", "macvlan", "host-local", "static", "dhcp"] {
             // Made beside and renamed: two runs of the suite may do this at the same time.
             let beside = dir.join(format!(".{name}.{}", std::process::id()));
             symlink(env!("CARGO_BIN_EXE_trestle"), &beside).unwrap();

@@ -25,12 +25,12 @@ fn prepare() -> Result<(), String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("it makes network namespaces and needs root".into());
     }
-    for tool in ["ip", "tc", "bridge", "nft", "iptables"] {
+    for tool in ["ip", "tc", "bridge", "nft", "iptables", "dnsmasq"] {
         if !search_path().iter().any(|dir| dir.join(tool).is_file()) {
             return Err(format!("{tool} is not in PATH (run e2e/setup)"));
         }
     }
-    for plugin in ["bridge", "macvlan", "host-local", "static"] {
+    for plugin in ["bridge", "macvlan", "host-local", "static", "dhcp"] {
         let file = reference_plugins().join(plugin);
         if !file.is_file() {
             return Err(format!("the reference plugin {} is missing (run e2e/setup)", file.display()));

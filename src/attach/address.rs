@@ -29,7 +29,8 @@ pub async fn configure(target: &Target<'_>, form: Form, lease: &Lease, up: bool)
     let settings = settings(form, !lease.ips.is_empty(), any_v6);
     apply(target.settings, target.ifname.as_str(), &settings)?;
     for ip in &lease.ips {
-        target.links.add_address(target.index, &address(ip, form)).await?;
+        let address = NewAddress { valid_seconds: lease.valid, ..address(ip, form) };
+        target.links.add_address(target.index, &address).await?;
         hit("address");
     }
     if !up {
@@ -49,6 +50,14 @@ pub async fn configure(target: &Target<'_>, form: Form, lease: &Lease, up: bool)
         settle(target).await?;
     }
     set_routes(target, form, lease).await
+}
+
+/// Sets the link up before it has an address, so that one can be asked for over it.
+pub async fn wake(target: &Target<'_>, form: Form) -> Outcome<()> {
+    apply(target.settings, target.ifname.as_str(), &settings(form, true, false))?;
+    target.links.set_link(target.index, &LinkChange { up: Some(true), ..LinkChange::default() }).await?;
+    hit("pod up");
+    Ok(())
 }
 
 /// One sysctl of a link; `link` is absent where it is the pod's end itself.
@@ -186,7 +195,7 @@ fn is_main(table: Option<u32>) -> bool {
     matches!(table, None | Some(254))
 }
 
-fn kernel_route(route: &cni::Route, gateway: Option<IpAddr>, link: u32) -> Route {
+pub fn kernel_route(route: &cni::Route, gateway: Option<IpAddr>, link: u32) -> Route {
     Route {
         // A route's destination has no host bits; a configuration may have some.
         dst: network(route.dst),

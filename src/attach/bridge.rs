@@ -12,9 +12,10 @@ use crate::net::{Link, LinkChange, LinkKind, PortState, PortVlan, Veth, nft, sys
 use crate::plan::{BridgeWire, Form, MakeBridge, Masquerade, Verify, conf};
 use crate::types::{Code, Failure, Mac, Outcome, VlanId};
 
+use super::ipam::Ipam;
 use super::record::WireLink;
 use super::undo::packet_filter;
-use super::wire::{Work, made, vanished};
+use super::wire::{PodEnd, Work, made, vanished};
 use super::{address, facts, gateway};
 
 /// A port without carrier stays disabled; the kernel enables it within microseconds after the pod's end is up.
@@ -43,16 +44,18 @@ pub async fn carry_out(work: &mut Work<'_>, plan: &BridgeWire) -> Outcome<AddRes
     let pod_mac = pod_mac(work, plan, pod_index).await?;
     guard_port(work, plan, &host, pod_mac).await?;
 
-    let mut lease = work.lease(POD, plan.form)?;
-    if let Some(gateway) = &plan.gateway {
-        gateway::complete(&mut lease, gateway);
-    }
+    let sides = work.sides;
     let target = address::Target {
-        settings: &work.sides.pod_settings,
-        links: &work.sides.pod_links,
+        settings: &sides.pod_settings,
+        links: &sides.pod_links,
         index: pod_index,
         ifname: work.job.ifname,
     };
+    let patience = ready_to_ask(work, plan, &target, host.index).await?;
+    let mut lease = work.lease(POD, plan.form, PodEnd { index: pod_index, mac: pod_mac }, patience)?;
+    if let Some(gateway) = &plan.gateway {
+        gateway::complete(&mut lease, gateway);
+    }
     let routes = address::configure(&target, plan.form, &lease, !plan.leave_down).await?;
     lease.routes = routes;
 
@@ -219,6 +222,36 @@ fn ranges(vids: &[VlanId]) -> Vec<(VlanId, VlanId)> {
     ranges
 }
 
+/// Where a server will be asked over the wire, it must carry frames before there is an address. Returns how long the bridge
+/// will yet keep them back.
+async fn ready_to_ask(work: &Work<'_>, plan: &BridgeWire, end: &address::Target<'_>, port: u32) -> Outcome<Duration> {
+    if !matches!(work.ipam, Ipam::Dhcp(_)) {
+        return Ok(Duration::ZERO);
+    }
+    if plan.macspoofchk && plan.form == Form::Vm {
+        let msg = "macspoofchk with ipam dhcp: a machine's lease is asked for under another MAC address, which the guard drops";
+        return Err(
+            Failure::new(Code::Conflict, msg).remedy("leave out macspoofchk, or ipam: the guest asks by itself then")
+        );
+    }
+    address::wake(end, plan.form).await?;
+    if plan.verify == Verify::Nothing {
+        return Ok(Duration::ZERO);
+    }
+    let (link, state) = port_state(work, plan, port).await?;
+    Ok(Duration::from_secs(seconds_left(&link, state)))
+}
+
+/// Until spanning tree lets a port forward. One that listens has just begun: it will learn for as long again.
+fn seconds_left(port: &Link, state: PortState) -> u64 {
+    let timer = port.port.map_or(0, |p| p.timer_seconds);
+    match state {
+        PortState::Listening => 2 * timer,
+        PortState::Learning => timer,
+        _ => 0,
+    }
+}
+
 /// Looks at the wire as the kernel has it now: no success is reported for one that cannot carry traffic. Returns the
 /// host's end.
 async fn verify(work: &Work<'_>, plan: &BridgeWire, port: u32) -> Outcome<Link> {
@@ -227,9 +260,7 @@ async fn verify(work: &Work<'_>, plan: &BridgeWire, port: u32) -> Outcome<Link> 
     }
     let (link, state) = port_state(work, plan, port).await?;
     if let PortState::Listening | PortState::Learning = state {
-        let timer = link.port.map_or(0, |p| p.timer_seconds);
-        // A port that listens has just begun: it will learn for as long again.
-        let seconds_left = if state == PortState::Listening { 2 * timer } else { timer };
+        let seconds_left = seconds_left(&link, state);
         tracing::warn!(bridge = %plan.bridge, port = %plan.host, ?state, seconds_left, "spanning tree does not let the port forward yet");
     }
     let filtering = matches!(work.bridge, Some(Link { kind: LinkKind::Bridge { vlan_filtering: true }, .. }));

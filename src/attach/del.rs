@@ -65,6 +65,8 @@ async fn by_configuration(job: &Job<'_>, links: &Netlink) -> Outcome<()> {
             None => Ok(()),
         };
     }
+    // A lease is given back over its link.
+    ipam::release_lease(job).await?;
     // The host's end has a name that follows from container and interface.
     let name = host_end(&job.asker())?;
     match links.link(name.as_str()).await?.filter(|l| l.kind == LinkKind::Veth) {
@@ -78,7 +80,7 @@ async fn by_configuration(job: &Job<'_>, links: &Netlink) -> Outcome<()> {
     if json::get(conf, "macspoofchk") == Some(&Value::Bool(true)) {
         nft::remove_spoof_guard(job.container.as_str(), job.ifname.as_str()).map_err(packet_filter)?;
     }
-    ipam::release_what_can_be(job)
+    ipam::release_what_can_be(job).await
 }
 
 async fn tap_by_name(pod: &Namespace, conf: &Map<String, Value>) -> Outcome<()> {
@@ -120,7 +122,7 @@ async fn drop_in(job: &Job<'_>, ty: Type) -> Outcome<()> {
             Err(NsError::Missing(_)) => None,
             // The original macvlan releases before it looks at the namespace.
             Err(e @ NsError::NotANamespace(_)) if ty == Type::Macvlan => {
-                release(job, &conf)?;
+                release(job, &conf).await?;
                 return Err(e.into());
             }
             opened => Some(opened?),
@@ -149,12 +151,12 @@ async fn drop_in(job: &Job<'_>, ty: Type) -> Outcome<()> {
     };
     // Below the meta plugin the journal alone counts.
     if job.level == Level::Outermost && job.call.netns.is_none() && undo.pod(&wire.place).is_some() {
-        undo.all_but_link(&id, &network, &wire)?;
+        undo.all_but_link(&id, &network, &wire).await?;
     } else {
         undo.wire(&id, &network, &wire).await?;
     }
     // A foreign plugin is asked once.
-    if wire.ipam.is_none() { release(job, &conf) } else { Ok(()) }
+    if wire.ipam.is_none() { release(job, &conf).await } else { Ok(()) }
 }
 
 /// Network and record of the wire.
@@ -165,10 +167,12 @@ fn read(job: &Job<'_>, id: &AttachmentId) -> Outcome<Option<(String, Wire)>> {
 }
 
 async fn as_the_original(job: &Job<'_>, conf: &dropin::UndoConf, pod: Option<&Namespace>) -> Outcome<()> {
+    // A lease is given back over its link.
+    ipam::release_lease(job).await?;
     if let Some(pod) = pod {
         link_by_name(job, pod).await?;
     }
-    release(job, conf)?;
+    release(job, conf).await?;
     let (container, ifname) = (job.container.as_str(), job.ifname.as_str());
     if conf.macspoofchk {
         nft::remove_spoof_guard(container, ifname).map_err(packet_filter)?;
@@ -181,6 +185,9 @@ async fn as_the_original(job: &Job<'_>, conf: &dropin::UndoConf, pod: Option<&Na
     Ok(())
 }
 
-fn release(job: &Job<'_>, conf: &dropin::UndoConf) -> Outcome<()> {
-    conf.ipam.as_ref().map_or(Ok(()), |section| ipam::release_by_conf(job, section))
+async fn release(job: &Job<'_>, conf: &dropin::UndoConf) -> Outcome<()> {
+    match &conf.ipam {
+        Some(section) => ipam::release_by_conf(job, section).await,
+        None => Ok(()),
+    }
 }

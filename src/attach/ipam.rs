@@ -1,5 +1,5 @@
-//! Where the addresses of an attachment come from: host-local and static in this process, any other IPAM plugin by the
-//! CNI protocol.
+//! Where the addresses of an attachment come from: host-local, static and dhcp in this process, any other IPAM plugin by
+//! the CNI protocol.
 
 use serde_json::{Map, Value, json};
 
@@ -10,6 +10,7 @@ use crate::ipam::{Fixed, HostLocal, Lease, Who};
 use crate::store::Dirs;
 use crate::types::{AttachmentId, Code, Failure, Outcome};
 
+use super::dhcp::{self, Dhcp, Target};
 use super::{Job, WireConf, asked, record};
 
 /// An IPAM section that has been read and found in order.
@@ -17,6 +18,7 @@ pub enum Ipam<'a> {
     None,
     HostLocal(Box<HostLocal>),
     Fixed(Fixed),
+    Dhcp(Dhcp),
     Foreign { plugin: String, call: &'a Call },
 }
 
@@ -41,6 +43,7 @@ impl<'a> Ipam<'a> {
         Ok(match type_of(section) {
             "host-local" => Self::HostLocal(Box::new(HostLocal::parse(&call.conf, &call.args)?)),
             "static" => Self::Fixed(Fixed::parse(&call.conf, &call.args)?),
+            "dhcp" => Self::Dhcp(Dhcp::parse(&call.conf, &call.args)?),
             other => Self::Foreign { plugin: other.to_owned(), call },
         })
     }
@@ -56,6 +59,7 @@ impl<'a> Ipam<'a> {
                 let (conf, args) = asked::first(call);
                 Self::Fixed(Fixed::parse(&conf, &args)?)
             }
+            "dhcp" => Self::Dhcp(Dhcp::parse(&call.conf, &call.args)?.whole()),
             _ => Self::read(call, section)?,
         })
     }
@@ -65,6 +69,7 @@ impl<'a> Ipam<'a> {
         match self {
             Self::None | Self::Fixed(_) => None,
             Self::HostLocal(h) => Some(record::Ipam::HostLocal(h.location())),
+            Self::Dhcp(_) => Some(record::Ipam::Dhcp),
             Self::Foreign { plugin, call } => Some(record::Ipam::Foreign {
                 plugin: plugin.clone(),
                 conf: call.conf.clone(),
@@ -74,11 +79,13 @@ impl<'a> Ipam<'a> {
         }
     }
 
-    pub fn add(&self, job: &Job<'_>) -> Outcome<Lease> {
+    /// `over`: the pod's link, for who asks over it.
+    pub fn add(&self, job: &Job<'_>, over: &Target<'_>) -> Outcome<Lease> {
         let lease = match self {
             Self::None => return Ok(Lease::default()),
             Self::HostLocal(h) => h.add(&who(job), job.dirs)?,
             Self::Fixed(f) => f.add(),
+            Self::Dhcp(d) => d.acquire(over)?,
             Self::Foreign { plugin, call } => from_result(foreign(job, call, plugin, Verb::Add).add()?.result),
         };
         hit("ipam");
@@ -94,6 +101,7 @@ impl<'a> Ipam<'a> {
             Self::None => Ok(()),
             Self::HostLocal(h) => h.check(&who(job), job.dirs),
             Self::Fixed(f) => f.check(job.call.prev_result()?.as_ref()),
+            Self::Dhcp(_) => dhcp::check(job.call, job.dirs, job.container, job.ifname),
             Self::Foreign { plugin, call } => foreign(job, call, plugin, Verb::Check).run(),
         }
     }
@@ -116,14 +124,15 @@ fn type_of(section: &Map<String, Value>) -> &str {
 }
 
 fn from_result(result: AddResult) -> Lease {
-    Lease { ips: result.ips, routes: result.routes, dns: result.dns }
+    Lease { ips: result.ips, routes: result.routes, dns: result.dns, valid: None }
 }
 
 /// Up to 0.2.0 the result of an IPAM plugin has one address for each family, and routes only of such a family.
 fn as_old_plugins_see_it(lease: Lease, version: Version) -> Outcome<Lease> {
+    let valid = lease.valid;
     let seen =
         AddResult { ips: lease.ips, routes: lease.routes, dns: lease.dns, ..AddResult::default() }.through(version)?;
-    Ok(from_result(seen))
+    Ok(Lease { valid, ..from_result(seen) })
 }
 
 fn foreign<'a>(job: &Job<'a>, call: &'a Call, plugin: &'a str, verb: Verb) -> Delegate<'a> {
@@ -154,6 +163,8 @@ pub fn release(dirs: &Dirs, id: &AttachmentId, place: &record::Place, ipam: &rec
     let (container, ifname) = (id.container.as_str(), id.ifname.as_str());
     match ipam {
         record::Ipam::HostLocal(location) => HostLocal::release(location, &Who { container, ifname }, dirs)?,
+        // Given back before the link went.
+        record::Ipam::Dhcp => return Ok(()),
         record::Ipam::Foreign { plugin, conf, args, path } => {
             let netns = Some(place.netns.as_path());
             let delegate = Delegate { plugin, path, verb: Verb::Del, container, ifname, netns, args, conf };
@@ -167,17 +178,18 @@ pub fn release(dirs: &Dirs, id: &AttachmentId, place: &record::Place, ipam: &rec
 /// Before a DEL changes anything: whether it could release by this section.
 pub fn must_be_releasable(job: &Job<'_>, section: &Map<String, Value>) -> Outcome<()> {
     match type_of(section) {
-        // It keeps nothing, so nothing of its section is looked at.
-        "static" => Ok(()),
+        // The one keeps nothing, and the other has a record: nothing of their sections is looked at.
+        "static" | "dhcp" => Ok(()),
         "host-local" => HostLocal::parse(&job.call.conf, &job.call.args).map(drop),
         plugin => find(plugin, job.call),
     }
 }
 
 /// What the original does at DEL: by the configuration alone.
-pub fn release_by_conf(job: &Job<'_>, section: &Map<String, Value>) -> Outcome<()> {
+pub async fn release_by_conf(job: &Job<'_>, section: &Map<String, Value>) -> Outcome<()> {
     match type_of(section) {
         "" | "static" => Ok(()),
+        "dhcp" => release_lease(job).await,
         "host-local" => HostLocal::parse(&job.call.conf, &job.call.args)?.del(&who(job), job.dirs),
         plugin => foreign(job, job.call, plugin, Verb::Del).run(),
     }
@@ -185,11 +197,12 @@ pub fn release_by_conf(job: &Job<'_>, section: &Map<String, Value>) -> Outcome<(
 
 /// The same for `type: trestle`, where nothing tells that an address was ever given: what cannot be read or run did
 /// not give one, and a DEL that fails would keep the pod from going.
-pub fn release_what_can_be(job: &Job<'_>) -> Outcome<()> {
+pub async fn release_what_can_be(job: &Job<'_>) -> Outcome<()> {
     let call = job.call;
     let Some(section) = json::get(&call.conf, "ipam").and_then(Value::as_object) else { return Ok(()) };
     let done = match type_of(section) {
         "" | "static" => Ok(()),
+        "dhcp" => release_lease(job).await,
         "host-local" => {
             let (conf, args) = asked::first_for_host_local(call);
             HostLocal::parse(&conf, &args).and_then(|h| HostLocal::release(&h.location(), &who(job), job.dirs))
@@ -205,6 +218,11 @@ pub fn release_what_can_be(job: &Job<'_>) -> Outcome<()> {
     }
 }
 
+/// By the lease's own record, if there is one.
+pub async fn release_lease(job: &Job<'_>) -> Outcome<()> {
+    dhcp::release(job.dirs, job.container, job.ifname).await
+}
+
 /// Whether addresses could be had.
 pub fn status(call: &Call) -> Outcome<()> {
     let Some(section) = json::get(&call.conf, "ipam").and_then(Value::as_object) else { return Ok(()) };
@@ -212,6 +230,7 @@ pub fn status(call: &Call) -> Outcome<()> {
         "" => Ok(()),
         "host-local" => HostLocal::parse(&call.conf, &call.args).map(drop),
         "static" => Ok(()),
+        "dhcp" => Dhcp::parse(&call.conf, &call.args).map(drop),
         plugin => {
             find(plugin, call)?;
             let path = &call.path;

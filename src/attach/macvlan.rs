@@ -1,5 +1,7 @@
 //! A macvlan link: what a plain pod gets where the node has no bridge.
 
+use std::time::Duration;
+
 use nix::errno::Errno;
 
 use crate::cni::{AddResult, Dns, Interface};
@@ -9,7 +11,8 @@ use crate::plan::{Form, MacvlanWire};
 use crate::types::Outcome;
 
 use super::address;
-use super::wire::{Work, made};
+use super::ipam::Ipam;
+use super::wire::{PodEnd, Work, made};
 
 pub async fn carry_out(work: &mut Work<'_>, plan: &MacvlanWire) -> Outcome<AddResult> {
     if let Some(why) = &plan.fallback {
@@ -40,13 +43,18 @@ pub async fn carry_out(work: &mut Work<'_>, plan: &MacvlanWire) -> Outcome<AddRe
     if plan.fallback.is_some() {
         interfaces.push(Interface { name: plan.master.to_string(), ..Interface::default() });
     }
-    let mut lease = work.lease(u32::from(plan.fallback.is_some()), plan.form)?;
     let target = address::Target {
         settings: &sides.pod_settings,
         links: &sides.pod_links,
         index: link.index,
         ifname: work.job.ifname,
     };
+    if let Ipam::Dhcp(_) = work.ipam {
+        address::wake(&target, plan.form).await?;
+    }
+    let interface = u32::from(plan.fallback.is_some());
+    let end = PodEnd { index: link.index, mac: link.mac };
+    let mut lease = work.lease(interface, plan.form, end, Duration::ZERO)?;
     lease.routes = address::configure(&target, plan.form, &lease, true).await?;
     interfaces.push(Interface {
         name: link.name,

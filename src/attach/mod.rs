@@ -12,6 +12,7 @@ mod asked;
 mod bridge;
 mod check;
 mod del;
+pub mod dhcp;
 mod facts;
 mod gateway;
 mod gc;

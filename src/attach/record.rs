@@ -92,6 +92,8 @@ pub enum WireLink {
 #[serde(rename_all = "lowercase")]
 pub enum Ipam {
     HostLocal(StoreLocation),
+    /// By the lease's own record.
+    Dhcp,
     /// A plugin that is run from `CNI_PATH`: its DEL wants what its ADD got.
     Foreign {
         plugin: String,

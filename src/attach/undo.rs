@@ -10,6 +10,7 @@ use crate::net::{Link, LinkKind, Namespace, NetError, NetResult, Netlink, nft};
 use crate::store::{Dirs, Entry, Journal};
 use crate::types::{AttachmentId, Code, Failure, Outcome, Role};
 
+use super::dhcp;
 use super::ipam;
 use super::record::{self, Bind, Place, Wire, WireLink};
 
@@ -58,6 +59,8 @@ impl<'a> Undo<'a> {
 
     pub async fn wire(&self, id: &AttachmentId, network: &str, wire: &Wire) -> Outcome<()> {
         let mut failures = Failures::default();
+        // The server is told over the link.
+        failures.note(self.farewell(id, wire).await);
         let unlinked = self.link(id, wire).await;
         let linked = unlinked.is_err();
         failures.note(unlinked);
@@ -71,8 +74,9 @@ impl<'a> Undo<'a> {
     }
 
     /// Addresses and filters alone: what a DEL without a namespace does of a drop-in's wire.
-    pub fn all_but_link(&self, id: &AttachmentId, network: &str, wire: &Wire) -> Outcome<()> {
+    pub async fn all_but_link(&self, id: &AttachmentId, network: &str, wire: &Wire) -> Outcome<()> {
         let mut failures = Failures::default();
+        failures.note(self.farewell(id, wire).await);
         failures.note(self.rules(id, network, wire));
         failures.note(self.addresses(id, wire));
         failures.outcome()
@@ -152,6 +156,14 @@ impl<'a> Undo<'a> {
             nft::remove_masquerade(&nft::Masquerade { network, container, ifname, addresses: &[] })
                 .map_err(packet_filter)?;
             hit("masquerade removed");
+        }
+        Ok(())
+    }
+
+    async fn farewell(&self, id: &AttachmentId, wire: &Wire) -> Outcome<()> {
+        if let Some(record::Ipam::Dhcp) = wire.ipam {
+            dhcp::release(self.dirs, &id.container, &id.ifname).await?;
+            hit("lease released");
         }
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! ADD of a wire: from the facts to the result. What is particular to a bridge or a macvlan is in the modules of those
 //! names.
 
+use std::time::Duration;
+
 use ipnetwork::IpNetwork;
 
 use crate::cni::{AddResult, IpConfig};
@@ -12,7 +14,14 @@ use crate::types::{AttachmentId, Code, Failure, Mac, Outcome, Role};
 use super::ipam::Ipam;
 use super::record::{self, Wire, WireLink};
 use super::undo::Undo;
-use super::{Job, Sides, WireConf, bridge, facts, macvlan};
+use super::{Job, Sides, WireConf, bridge, dhcp, facts, macvlan};
+
+/// The pod's end of a wire, as the kernel knows it.
+#[derive(Debug, Clone, Copy)]
+pub struct PodEnd {
+    pub index: u32,
+    pub mac: Option<Mac>,
+}
 
 /// An attachment at work: what was opened, and the record that undoes it.
 pub struct Work<'a> {
@@ -47,13 +56,32 @@ impl Work<'_> {
         nft::SpoofGuard { host_link, mac, container: self.job.container.as_str(), ifname: self.job.ifname.as_str() }
     }
 
-    /// Addresses for the pod's end, which is `interface` of the result; none where the network has no IPAM.
-    pub fn lease(&self, interface: u32, form: Form) -> Outcome<Lease> {
-        let mut lease = self.ipam.add(self.job)?;
+    /// Addresses for the pod's end, which is `interface` of the result; none where the network has no IPAM. `patience`: for
+    /// a port that does not forward yet.
+    pub fn lease(&self, interface: u32, form: Form, end: PodEnd, patience: Duration) -> Outcome<Lease> {
+        let job = self.job;
+        let vm = form == Form::Vm;
+        let mut lease = self.ipam.add(
+            job,
+            &dhcp::Target {
+                dirs: job.dirs,
+                facts: job.facts,
+                container: job.container,
+                ifname: job.ifname,
+                network: job.call.name.as_str(),
+                netns: &self.record.place.netns,
+                namespace: &self.sides.pod,
+                index: end.index,
+                mac: end.mac,
+                vm,
+                sets: !vm,
+                patience,
+            },
+        )?;
         for ip in &mut lease.ips {
             ip.interface = Some(interface);
         }
-        if form == Form::Vm {
+        if vm {
             plan::vm_addresses(&self.job.asker(), lease.ips.iter().map(|ip: &IpConfig| ip.address))?;
         }
         Ok(lease)

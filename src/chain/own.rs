@@ -9,6 +9,7 @@ use crate::attach::{self, Job, Level, Type};
 use crate::cni::{AddResult, Args, Call, Given, Verb};
 use crate::delegate::Answer;
 use crate::ipam;
+use crate::plan::PodFacts;
 use crate::store::{Journal, process_start};
 use crate::types::{Code, Failure, Outcome, Role};
 
@@ -18,6 +19,7 @@ pub enum Kind {
     Attachment(Type),
     HostLocal,
     Static,
+    Dhcp,
 }
 
 impl Kind {
@@ -29,6 +31,7 @@ impl Kind {
             "macvlan" => Self::Attachment(Type::Macvlan),
             "host-local" => Self::HostLocal,
             "static" => Self::Static,
+            "dhcp" => Self::Dhcp,
             _ => return None,
         })
     }
@@ -56,6 +59,7 @@ pub async fn add(kind: Kind, network: &Network<'_>, place: &Place<'_>, conf: Map
         }
         Kind::HostLocal => ipam::host_local(&call, place.site.dirs)?.unwrap_or_default(),
         Kind::Static => ipam::fixed(&call)?.unwrap_or_default(),
+        Kind::Dhcp => attach::dhcp::plugin(&call, place.site.dirs, place.facts).await?.unwrap_or_default(),
     };
     // As another plugin's, so that the next one hears what it would have heard of a run.
     let (result, version) = AddResult::read(printed, Some(call.version))?;
@@ -79,6 +83,7 @@ pub async fn check(kind: Kind, network: &Network<'_>, place: &Place<'_>, conf: M
         Kind::Attachment(ty) => attach::check(&job(&call, network, place), ty).await,
         Kind::HostLocal => ipam::host_local(&call, place.site.dirs).map(drop),
         Kind::Static => ipam::fixed(&call).map(drop),
+        Kind::Dhcp => attach::dhcp::plugin(&call, place.site.dirs, place.facts).await.map(drop),
     }
 }
 
@@ -102,6 +107,7 @@ pub async fn del(kind: Kind, network: &Network<'_>, place: &Place<'_>, conf: Map
         },
         Kind::HostLocal => ipam::host_local(&call, place.site.dirs).map(drop),
         Kind::Static => Ok(()),
+        Kind::Dhcp => attach::dhcp::plugin(&call, place.site.dirs, place.facts).await.map(drop),
     }
 }
 
@@ -115,6 +121,7 @@ pub async fn of_the_node(kind: Kind, verb: Verb, site: &Site<'_>, conf: Map<Stri
         (Kind::Attachment(ty), _) => attach::status(&call, ty, site.dirs, &Ok(site.node.clone())),
         (Kind::HostLocal, _) => ipam::host_local(&call, site.dirs).map(drop),
         (Kind::Static, _) => ipam::fixed(&call).map(drop),
+        (Kind::Dhcp, _) => attach::dhcp::plugin(&call, site.dirs, &PodFacts::default()).await.map(drop),
     }
 }
 

@@ -7,6 +7,7 @@
 //! 3  the lab left something out that this machine or user cannot show; nothing failed
 //! ```
 
+mod dhcp;
 mod lab;
 
 use std::ffi::OsString;
@@ -36,6 +37,7 @@ const INCOMPLETE: u8 = 3;
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Dhcp(dhcp::DhcpArgs),
     Lab(lab::LabArgs),
     /// Print the version
     Version,
@@ -54,6 +56,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     log(args.verbose);
     let outcome = match args.command {
         Command::Version => print(&format!("trestle {}", env!("CARGO_PKG_VERSION"))).map(|()| DONE),
+        Command::Dhcp(args) => dhcp::run(args),
         Command::Lab(args) => lab::run(args),
     };
     outcome.unwrap_or_else(|e| {

@@ -26,6 +26,8 @@ pub struct Lease {
     pub ips: Vec<IpConfig>,
     pub routes: Vec<Route>,
     pub dns: Dns,
+    /// Seconds that the addresses may be used, unless somebody renews them; None: for ever.
+    pub valid: Option<u32>,
 }
 
 /// Whom an address belongs to.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::IpNetwork;
-use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, CacheInfo};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -43,6 +43,15 @@ impl Netlink {
     }
 
     pub async fn add_address(&self, index: u32, a: &NewAddress) -> NetResult<()> {
+        self.new_address("add address", index, a, NLM_F_CREATE | NLM_F_EXCL).await
+    }
+
+    /// As [`Netlink::add_address`], or gives the one that is there the time that is asked for, and changes nothing else.
+    pub async fn set_address(&self, index: u32, a: &NewAddress) -> NetResult<()> {
+        self.new_address("set address", index, a, NLM_F_CREATE | NLM_F_REPLACE).await
+    }
+
+    async fn new_address(&self, op: &'static str, index: u32, a: &NewAddress, flags: u16) -> NetResult<()> {
         let mut m = request(index, &a.net);
         m.attributes.extend(a.broadcast.map(AddressAttribute::Broadcast));
         if a.nodad {
@@ -58,8 +67,8 @@ impl Netlink {
             (times.ifa_valid, times.ifa_preferred) = (seconds, seconds);
             m.attributes.push(AddressAttribute::CacheInfo(times));
         }
-        let ask = Ask::new("add address", format!("{} to link {index}", a.net));
-        self.change(ask, RouteNetlinkMessage::NewAddress(m), NLM_F_CREATE | NLM_F_EXCL).await.map(drop)
+        let ask = Ask::new(op, format!("{} to link {index}", a.net));
+        self.change(ask, RouteNetlinkMessage::NewAddress(m), flags).await.map(drop)
     }
 
     pub async fn delete_address(&self, index: u32, a: &IpNetwork) -> NetResult<()> {

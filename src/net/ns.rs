@@ -50,6 +50,13 @@ pub struct NsId {
     created: i64,
 }
 
+impl NsId {
+    /// None before Linux 5.14.
+    pub fn cookie(&self) -> Option<u64> {
+        self.cookie
+    }
+}
+
 impl PartialEq for NsId {
     fn eq(&self, other: &Self) -> bool {
         if let (Some(a), Some(b)) = (self.cookie, other.cookie) {

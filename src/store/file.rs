@@ -1,12 +1,13 @@
 //! The few things done with files, each with the path in its error: directories for root alone, files that are whole
 //! or not there, removal where "already gone" is success.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use crate::failpoint;
 use crate::types::{Code, Failure, Outcome};
@@ -66,6 +67,65 @@ fn write_and_rename(temporary: &Path, path: &Path, bytes: &[u8]) -> io::Result<(
     fs::rename(temporary, path)?;
     failpoint::hit("store: file renamed");
     Ok(())
+}
+
+/// As [`write_whole`], and on the disk when it returns. No pod is wired without either the kernel that holds the wire or
+/// this file.
+pub fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    synced(path, bytes, |temporary| fs::rename(temporary, path)).map(drop)
+}
+
+/// As [`write_synced`], but only in the place of a file that is there and that `still` accepts just before: `false` if it
+/// is not. Whoever removed it meanwhile does not find it again.
+pub fn replace_synced(path: &Path, bytes: &[u8], still: impl FnOnce() -> bool) -> io::Result<bool> {
+    let exchanged = synced(path, bytes, |temporary| {
+        if !still() {
+            return Err(ErrorKind::NotFound.into());
+        }
+        exchange(temporary, path)
+    });
+    match exchanged {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+        other => other.map(|()| true),
+    }
+}
+
+/// Writes and syncs the temporary file, puts it in its place by `place`, syncs the directory.
+fn synced(path: &Path, bytes: &[u8], place: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    let temporary = temporary(path);
+    let open = || OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary);
+    let written = match open() {
+        Err(e) if e.kind() == ErrorKind::NotFound => make_dir(parent(path)).and_then(|()| open()),
+        other => other,
+    }
+    .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_data()))
+    .and_then(|()| {
+        failpoint::hit("store: temporary file synced");
+        place(&temporary)
+    });
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+        return written;
+    }
+    failpoint::hit("store: file renamed");
+    // The rename itself, so that the file is found under its name.
+    let directory = File::open(parent(path)).and_then(|dir| dir.sync_all());
+    failpoint::hit("store: directory synced");
+    directory
+}
+
+/// Fails with "not found" where nothing is at the path, in one step with the rename.
+fn exchange(temporary: &Path, path: &Path) -> io::Result<()> {
+    match renameat2(AT_FDCWD, temporary, AT_FDCWD, path, RenameFlags::RENAME_EXCHANGE) {
+        // What lies under the temporary name now is the old one.
+        Ok(()) => fs::remove_file(temporary),
+        // A file system that cannot (NFS, ZFS before 2.2): a look and a rename, with microseconds between the two.
+        Err(Errno::EINVAL | Errno::ENOSYS) => {
+            fs::symlink_metadata(path)?;
+            fs::rename(temporary, path)
+        }
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// Ends in `.new`, which no finished file does; the process id keeps two writers apart.

@@ -115,6 +115,29 @@ pub fn hold(path: &Path, mode: u32) -> io::Result<Flock<File>> {
     }
 }
 
+/// The right of one process on this node to do something, as long as it lives. Its file is never removed by us.
+#[derive(Debug)]
+pub struct Sole {
+    path: PathBuf,
+    file: Flock<File>,
+}
+
+impl Sole {
+    /// By the name of a file in the run directory. `None`: another process has it.
+    pub fn try_take(dirs: &Dirs, name: &str) -> Outcome<Option<Self>> {
+        let path = dirs.run.join(name);
+        match attempt(&path).map_err(|e| unwritable("lock", &path, &e))? {
+            Attempt::Held(file) => Ok(Some(Self { path, file })),
+            Attempt::Busy | Attempt::Replaced => Ok(None),
+        }
+    }
+
+    /// False where the file was removed or replaced: another process may have the right by now.
+    pub fn in_force(&self) -> bool {
+        at_path(&self.file, &self.path).unwrap_or(false)
+    }
+}
+
 /// Read-only, so that a lock file that exists is opened on a read-only file system too.
 fn open(path: &Path, mode: u32) -> io::Result<File> {
     // std wants write access together with create; flock(2) and open(2) do not.
@@ -201,6 +224,21 @@ mod tests {
             let third = waiting.join().unwrap();
             assert!(at_path(&third.file, &lock_file(&dirs)).unwrap());
         });
+    }
+
+    #[test]
+    fn a_right_is_one_processs_until_its_file_is_replaced() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (dirs, _) = dirs(&tmp);
+        let first = Sole::try_take(&dirs, "duty").unwrap().unwrap();
+        assert!(first.in_force() && Sole::try_take(&dirs, "duty").unwrap().is_none());
+        assert!(Sole::try_take(&dirs, "other").unwrap().is_some());
+        fs::remove_file(dirs.run.join("duty")).unwrap();
+        assert!(!first.in_force());
+        let second = Sole::try_take(&dirs, "duty").unwrap().unwrap();
+        assert!(second.in_force() && !first.in_force());
+        drop(second);
+        assert!(Sole::try_take(&dirs, "duty").unwrap().is_some());
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Files that outlive a call: the journal with its locks and marks under the run directory, and what an administrator
-//! says about the node.
+//! Files that outlive a call: the journal with its locks and marks under the run directory, leases on disk, and what an
+//! administrator says about the node.
 //!
 //! What a record means is not this room's business: it keeps values, by whom they belong to, whole or not at all. It
 //! knows no network, no plan and no Kubernetes. Boot id, clock and both directories come in by [`Dirs`], so that a
@@ -8,6 +8,7 @@
 mod file;
 mod host;
 mod journal;
+mod lease;
 mod lock;
 mod mark;
 mod node;
@@ -25,9 +26,10 @@ use sha2::{Digest, Sha256};
 use crate::types::ContainerId;
 
 pub use file::{failed, make_dir, read_file, remove_file, write_whole};
-pub use host::process_start;
+pub use host::{boot_clock, process_start};
 pub use journal::{Entry, Journal};
-pub use lock::{ContainerLock, hold};
+pub use lease::{LeaseRecord, Leases, Stamp, wall_clock};
+pub use lock::{ContainerLock, Sole, hold};
 pub use node::{Allow, NodeConfig};
 pub use pending::Pending;
 

@@ -4,17 +4,14 @@
 //! boot; a foreign plugin's DEL, which gives back what it keeps on disk itself, is owed all the same.
 //! `<state>/untold/...`: a pod's status that could not be told. What a file says is known to its writer only.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::file::{failed, names, parent, read_file, remove_file};
-use super::{Dirs, file_name, make_dir};
-use crate::failpoint;
+use super::file::{failed, names, read_file, remove_file, write_synced};
+use super::{Dirs, file_name};
 use crate::types::{Code, ContainerId, Failure, IfName, Outcome};
 
 const ENDING: &str = ".json";
@@ -82,27 +79,6 @@ fn read<T: DeserializeOwned>(path: &Path) -> Outcome<Option<T>> {
     let broken = |why: String| Failure::new(Code::JournalBroken, format!("{} {why}", path.display()));
     let Some(bytes) = read_file(path).map_err(|e| broken(format!("cannot be read: {e}")))? else { return Ok(None) };
     serde_json::from_slice(&bytes).map(Some).map_err(|e| broken(format!("is torn, or another program's: {e}")))
-}
-
-/// The name is not synced: after a power cut it is the new file or none, and no pod has been wired without either the
-/// kernel that holds the wire or this file.
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension(format!("{}.new", std::process::id()));
-    let open = || OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary);
-    let written = match open() {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => make_dir(parent(path)).and_then(|()| open()),
-        other => other,
-    }
-    .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_data()))
-    .and_then(|()| std::fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&temporary);
-        return written;
-    }
-    // The rename itself, so that the file is found under its name.
-    let synced = File::open(parent(path)).and_then(|dir| dir.sync_all());
-    failpoint::hit("store: what is owed written");
-    synced
 }
 
 #[cfg(test)]

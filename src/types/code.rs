@@ -84,6 +84,7 @@ codes! {
     PluginMissing = "TR0507", 5, "plugin not found in CNI_PATH";
     PluginFailed = "TR0508", 5, "another plugin failed";
     IpamMissing = "TR0509", 101, "the address is not in the store";
+    DhcpNoLease = "TR0510", 11, "no DHCP lease";
     JournalUnwritable = "TR0601", 11, "the journal cannot be written";
     JournalBroken = "TR0602", 5, "an entry of the journal cannot be read";
     Locked = "TR0603", 11, "another call for this container is at work";

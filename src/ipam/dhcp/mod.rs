@@ -11,6 +11,7 @@
 //! ```
 
 mod identity;
+mod job;
 mod lease;
 mod machine;
 mod message;
@@ -20,6 +21,7 @@ mod random;
 mod tests;
 
 pub use identity::Identity;
+pub use job::{Answer, Job, Step};
 pub use lease::{Lease, Route};
 pub use machine::{Action, Machine, Start, Why, release};
 pub use options::Wish;

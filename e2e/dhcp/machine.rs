@@ -1,0 +1,62 @@
+//! A machine's lease: the same for each of its pods, and asked for without a frame that has the guest's MAC as its source.
+
+use serde_json::json;
+
+use super::{Server, address, conf, exchange, records};
+use crate::harness::{Call, Lab, Netns, Sniffer};
+use crate::machine::{LINK, POD};
+
+fn wire<'l>(lab: &'l Lab, pod: &Netns, name: &str) -> Call<'l> {
+    lab.trestle(conf()).pod(pod).of_pod("default", name).ifname(LINK)
+}
+
+/// As in a migration: the first pod lives while the second one asks.
+#[test]
+fn each_pod_of_a_machine_gets_the_same_address() {
+    let (lab, lan) = Lab::with_lan();
+    let server = Server::start(&lab, &lan, &[]);
+    let pods = [lab.pod(), lab.pod(), lab.pod()];
+    let names = [POD, "virt-launcher-other-fghij", "virt-launcher-testvm-fghij"];
+    let got = [0, 1, 2].map(|i| {
+        let result = wire(&lab, &pods[i], names[i]).add();
+        let (net, _) = address(&pods[i], LINK).unwrap();
+        assert_eq!(result["ips"][0]["address"], net.as_str());
+        net
+    });
+    assert_eq!(got, ["198.51.100.10/24", "198.51.100.11/24", "198.51.100.10/24"]);
+    let leased = server.leased();
+    let testvm = leased.iter().find(|l| l.name == "testvm").unwrap();
+    assert!(leased.len() == 2 && testvm.client_id.starts_with("ff:"), "{leased:?}");
+}
+
+#[test]
+fn no_frame_has_the_guests_mac() {
+    let (lab, lan) = Lab::with_lan();
+    let _server = Server::start(&lab, &lan, &[]);
+    let pod = lab.pod();
+    let sniffer = Sniffer::new(&lan);
+    let mut call = wire(&lab, &pod, POD);
+    call.add();
+    let guest = pod.link(LINK).mac;
+    let mut job = records(&lab)[0]["job"].clone();
+    for kind in ["Renew", "Rebind"] {
+        job["step"] = json!({kind: records(&lab)[0]["job"]["step"]["Renew"]});
+        let answer = exchange(&lab, &job);
+        assert_eq!(answer["Bound"]["address"], "198.51.100.10", "{kind}: {answer}");
+    }
+    call.del();
+    let frames = sniffer.listen(std::time::Duration::from_millis(500));
+    let incoming: Vec<String> = frames.iter().filter(|f| !f.outgoing).map(|f| f.source()).collect();
+    assert!(incoming.iter().any(|mac| mac.starts_with("fe:")), "the questions came: {incoming:?}");
+    assert!(!incoming.contains(&guest), "{guest} was seen on the LAN");
+}
+
+#[test]
+fn a_guard_against_other_macs_is_told() {
+    let (lab, lan) = Lab::with_lan();
+    let _server = Server::start(&lab, &lan, &[]);
+    let pod = lab.pod();
+    let e = wire(&lab, &pod, POD).with("macspoofchk", json!(true)).fails("ADD");
+    e.is(7, "TR0106", &["macspoofchk"]);
+    assert!(lab.journal().is_empty() && records(&lab).is_empty());
+}

@@ -1,0 +1,124 @@
+//! The real exchange: a short child of this program, which enters the pod's namespace and ends, so that the keeper never
+//! holds anything of a pod. The job goes to its standard input, the answer comes from its standard output, in JSON.
+
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use super::Exchange;
+use crate::ipam::dhcp::{Answer, Job};
+use crate::types::{Code, Failure, Outcome};
+
+/// What the child may take beyond the time that its job gives it.
+const GRACE: Duration = Duration::from_secs(5);
+/// An answer has some hundred bytes; a program that says more is another one.
+const LONGEST: u64 = 1 << 20;
+
+pub struct Children {
+    program: PathBuf,
+}
+
+impl Children {
+    /// By the kernel's own link, which leads to the program that runs also after its file was replaced by another version.
+    pub fn of_this_program() -> Self {
+        Self { program: "/proc/self/exe".into() }
+    }
+}
+
+impl Exchange for Children {
+    async fn run(&self, job: &Job) -> Outcome<Answer> {
+        let failed = |why: String| Failure::new(Code::PluginFailed, format!("trestle dhcp exchange: {why}"));
+        let limit = Duration::from_secs(job.seconds.into()) + GRACE;
+        let text = serde_json::to_vec(job).map_err(|e| failed(format!("the job is no JSON: {e}")))?;
+        let mut child = self.start().map_err(|e| failed(format!("{} cannot be run: {e}", self.program.display())))?;
+        match timeout(limit, talk(&mut child, &text)).await {
+            Ok(Ok((status, said))) if status.success() => serde_json::from_slice(&said).map_err(|e| {
+                let said = String::from_utf8_lossy(&said);
+                failed(format!("its answer is none: {e}: {:?}", said.chars().take(300).collect::<String>()))
+            }),
+            Ok(Ok((status, _))) => Err(failed(status.to_string())),
+            Ok(Err(e)) => Err(failed(e.to_string())),
+            Err(_) => {
+                // Waited for, so that no zombie is left.
+                let _ = child.kill().await;
+                Err(failed(format!("no answer after {limit:?}")))
+            }
+        }
+    }
+}
+
+impl Children {
+    #[expect(clippy::disallowed_methods, reason = "the keeper's own program, which enters where the keeper must not")]
+    fn start(&self) -> std::io::Result<Child> {
+        Command::new(&self.program)
+            .arg0("trestle")
+            .args(["dhcp", "exchange"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+    }
+}
+
+async fn talk(child: &mut Child, text: &[u8]) -> std::io::Result<(ExitStatus, Vec<u8>)> {
+    if let Some(mut stdin) = child.stdin.take() {
+        // A job is shorter than a pipe. A child that does not read it tells by its exit.
+        let _ = stdin.write_all(text).await;
+    }
+    let mut said = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        stdout.take(LONGEST).read_to_end(&mut said).await?;
+    }
+    Ok((child.wait().await?, said))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::super::tests::{job, lease};
+    use super::*;
+
+    async fn run(script: &str, seconds: u32) -> Outcome<Answer> {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("program");
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        let children = Children { program };
+        children.run(&Job { seconds, ..job(1) }).await
+    }
+
+    #[tokio::test]
+    async fn the_job_goes_in_and_the_answer_comes_out() {
+        let answer = Answer::Bound(lease(1, 60));
+        let text = serde_json::to_string(&answer).unwrap();
+        let script = format!(
+            r#"test "$1 $2" = "dhcp exchange" || exit 9
+            grep -q '"netns":"/proc/self/ns/net"' || exit 8
+            echo '{text}'"#
+        );
+        assert_eq!(run(&script, 5).await, Ok(answer));
+        assert_eq!(run("cat > /dev/null; echo '\"Silent\"'", 5).await, Ok(Answer::Silent));
+    }
+
+    #[tokio::test]
+    async fn what_goes_wrong_is_told() {
+        let why = |outcome: Outcome<Answer>| outcome.unwrap_err().msg;
+        assert!(why(run("exit 3", 5).await).contains("exit status: 3"));
+        assert!(why(run("echo nonsense", 5).await).contains("nonsense"));
+        assert!(why(run("kill -9 $$", 5).await).contains("signal: 9"));
+        let missing = Children { program: "/nonexistent".into() };
+        assert!(why(missing.run(&job(1)).await).contains("/nonexistent"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_child_that_hangs_is_killed() {
+        // The paused clock runs ahead as soon as nothing else is to be done.
+        let failure = run("exec sleep 1000", 1).await.unwrap_err();
+        assert!(failure.msg.contains("no answer after 6s"), "{failure}");
+    }
+}

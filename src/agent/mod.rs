@@ -1,0 +1,3 @@
+//! The node's agent: what must live longer than a call of the plugin.
+
+pub mod keeper;

@@ -1,0 +1,179 @@
+//! DHCP for an attachment: one exchange with a server over the pod's link, and what follows from it for the link.
+//!
+//! ```text
+//! ADD ── first() ── lease ─→ record on disk ─→ result           (the plugin's own process; it sets the address itself)
+//! keeper ─ job ─→ `trestle dhcp exchange` ─ exchange() ─→ answer  (a child that enters the namespace, and ends)
+//! DEL ── release() ── RELEASE from the leased address, record removed, and then the link
+//! ```
+//! An address lives in the kernel as long as its lease: one that nobody renews vanishes, and is nobody's duplicate. When
+//! something is due is a keeper's business, what a packet says is `ipam::dhcp`'s.
+
+mod client;
+mod plugin;
+mod section;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use ipnetwork::{IpNetwork, Ipv4Network};
+use nix::errno::Errno;
+
+use super::address::{broadcast, kernel_route};
+use crate::cni;
+use crate::ipam::dhcp::{Answer, Job, Lease, Start, Step, Why};
+use crate::net::packet::is_gone;
+use crate::net::{Link, Namespace, NetResult, Netlink, NewAddress};
+use crate::store::{Dirs, LeaseRecord, Leases};
+use crate::types::{ContainerId, IfName, Outcome};
+
+use client::{Client, End};
+
+pub use plugin::{check, plugin};
+pub use section::{Dhcp, Target};
+
+/// For a RELEASE: the server's MAC is asked for, and no answer awaited.
+const FAREWELL: u32 = 1;
+
+/// Where a job is to be done, if it is still there.
+struct There {
+    namespace: Namespace,
+    links: Netlink,
+    link: Link,
+}
+
+impl There {
+    async fn find(job: &Job) -> Outcome<Option<Self>> {
+        let Ok(namespace) = Namespace::open(&job.netns) else { return Ok(None) };
+        let now = namespace.id()?.cookie();
+        if job.cookie != 0 && now.is_some_and(|now| now != job.cookie) {
+            return Ok(None);
+        }
+        let links = namespace.netlink()?;
+        Ok(links.link_at(job.index).await?.map(|link| Self { namespace, links, link }))
+    }
+}
+
+/// Carries out a job in its namespace, and sets the address of the link accordingly.
+pub async fn exchange(job: &Job, dirs: &Dirs) -> Outcome<Answer> {
+    let Some(there) = There::find(job).await? else { return Ok(Answer::Gone) };
+    let client = match Client::open(&there.namespace, job.index, there.link.mac, (&job.identity, &job.wish), dirs) {
+        Err(e) if is_gone(&e) => return Ok(Answer::Gone),
+        opened => opened?,
+    };
+    let start = match &job.step {
+        Step::First => Start::Discover,
+        Step::Reboot(address) => Start::Reboot(*address),
+        Step::Renew(lease) => Start::Renew(lease.clone()),
+        Step::Rebind(lease) => Start::Rebind(lease.clone()),
+        Step::Release(lease) => return client.release(lease).map(|()| Answer::Silent),
+        Step::Drop(lease) => {
+            take_off(&there, lease.address).await?;
+            return Ok(Answer::Silent);
+        }
+    };
+    let end = match client.run(start, Duration::from_secs(job.seconds.into())) {
+        // The link may have gone while it was spoken over.
+        Err(_) if There::find(job).await?.is_none() => return Ok(Answer::Gone),
+        end => end?,
+    };
+    match end {
+        End::Bound { lease, since } => {
+            let age = client.now().saturating_sub(since);
+            keep(job, &there, &lease, remaining(&lease, age)).await?;
+            Ok(Answer::Bound(lease))
+        }
+        End::Lost(Why::Refused { server, text }) => Ok(Answer::Refused(format!("server {server}: {text}"))),
+        End::Lost(Why::Taken(address)) => Ok(Answer::Refused(format!("another host has {address}"))),
+        End::Lost(Why::Silent) | End::Late(_) => Ok(Answer::Silent),
+    }
+}
+
+/// Seconds that an address may still be used; None: for ever.
+fn remaining(lease: &Lease, age: Duration) -> Option<u32> {
+    let age = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
+    // 0 would be an address that is gone, and the kernel refuses it.
+    (lease.seconds != Lease::FOR_EVER).then(|| lease.seconds.saturating_sub(age).max(1))
+}
+
+fn network(lease: &Lease) -> Option<IpNetwork> {
+    Ipv4Network::new(lease.address, lease.prefix).ok().map(IpNetwork::V4)
+}
+
+/// Gives the address on the link its new time; puts it back, with its routes, where ADD had put it and it ran out.
+async fn keep(job: &Job, there: &There, lease: &Lease, valid: Option<u32>) -> Outcome<()> {
+    let Some(net) = network(lease) else { return Ok(()) };
+    let (links, index) = (&there.links, job.index);
+    let on_link = links.addresses(index).await?.iter().any(|a| a.net.ip() == net.ip());
+    if !on_link && job.routes.is_none() {
+        return Ok(());
+    }
+    let address = NewAddress { net, broadcast: broadcast(net), nodad: false, routeless: false, valid_seconds: valid };
+    links.set_address(index, &address).await?;
+    if on_link {
+        return Ok(());
+    }
+    for route in job.routes.iter().flatten() {
+        restore(links, index, route).await?;
+    }
+    Ok(())
+}
+
+/// A default route that the pod has from elsewhere meanwhile stays the only one.
+async fn restore(links: &Netlink, index: u32, route: &cni::Route) -> NetResult<()> {
+    let elsewhere = |r: &crate::net::Route| r.dst.prefix() == 0 && r.link != index;
+    if route.dst.prefix() == 0 && links.routes(false).await?.iter().any(elsewhere) {
+        return Ok(());
+    }
+    match links.add_route(&kernel_route(route, route.gw, index)).await {
+        Err(e) if e.is(Errno::EEXIST) => Ok(()),
+        // A gateway of the network before; the address itself serves its own subnet.
+        Err(e) if e.is(Errno::ENETUNREACH) => {
+            tracing::warn!(error = %e, "a route of the lease before is not set again");
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+async fn take_off(there: &There, address: Ipv4Addr) -> NetResult<()> {
+    let all = there.links.addresses(there.link.index).await?;
+    for found in all.iter().filter(|a| a.net.ip() == IpAddr::V4(address)) {
+        match there.links.delete_address(there.link.index, &found.net).await {
+            Err(e) if e.gone() => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// The server gets the address back, if the link is still there to say so, and the record goes. The latter first: a keeper
+/// that looks in between must not ask for the lease again. Only what keeps the record is a failure.
+pub async fn release(dirs: &Dirs, container: &ContainerId, ifname: &IfName) -> Outcome<()> {
+    let leases = Leases::new(dirs);
+    let record = leases.read::<Job>(container, ifname);
+    if let Ok(None) = record {
+        return Ok(());
+    }
+    leases.remove(container, ifname)?;
+    match record {
+        Err(failure) => tracing::warn!(%failure, "the lease is left to its end"),
+        Ok(Some(record)) if is_of_this_boot(dirs, &record) => farewell(&record.job, dirs).await,
+        Ok(_) => {}
+    }
+    Ok(())
+}
+
+async fn farewell(job: &Job, dirs: &Dirs) {
+    let Some(lease) = job.held() else { return };
+    match exchange(&job.with(Step::Release(lease.clone()), FAREWELL), dirs).await {
+        Ok(Answer::Gone) => tracing::info!(address = %lease.address, "the link is gone: the lease is left to its end"),
+        Ok(_) => {}
+        Err(failure) => tracing::warn!(%failure, address = %lease.address, "the lease is left to its end"),
+    }
+}
+
+fn is_of_this_boot<J>(dirs: &Dirs, record: &LeaseRecord<J>) -> bool {
+    dirs.boot_id().is_ok_and(|boot| boot == record.boot)
+}

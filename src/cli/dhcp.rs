@@ -1,0 +1,47 @@
+//! `trestle dhcp` on the command line: what a keeper of leases runs as a child.
+
+use std::io::{Read, Write};
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+
+use super::DONE;
+use crate::attach;
+use crate::ipam::dhcp::Job;
+use crate::store::Dirs;
+
+/// A job is one link and one client; nothing of it is long.
+const LONGEST: u64 = 1 << 20;
+
+/// What belongs to addresses that a DHCP server lends
+#[derive(Debug, Args)]
+pub struct DhcpArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// One exchange with a server, for a keeper: a job in JSON on standard input, the answer on standard output
+    #[command(hide = true)]
+    Exchange,
+}
+
+pub fn run(args: DhcpArgs) -> anyhow::Result<u8> {
+    match args.action {
+        Action::Exchange => exchange(),
+    }
+}
+
+fn exchange() -> anyhow::Result<u8> {
+    let mut text = String::new();
+    std::io::stdin().take(LONGEST).read_to_string(&mut text).context("read the job")?;
+    let job: Job = serde_json::from_str(&text).context("the job on standard input")?;
+    let dirs = Dirs::from_env(&|key| std::env::var_os(key));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let answer = runtime.block_on(attach::dhcp::exchange(&job, &dirs))?;
+    let mut out = std::io::stdout();
+    serde_json::to_writer(&mut out, &answer)?;
+    out.write_all(b"\n")?;
+    Ok(DONE)
+}
