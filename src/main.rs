@@ -3,6 +3,7 @@
 #![cfg_attr(not(test), no_main)]
 #![cfg_attr(fuzzing, allow(dead_code, reason = "libFuzzer has its own main, which calls the fuzz targets"))]
 
+mod agent;
 mod annotation;
 mod api;
 mod attach;

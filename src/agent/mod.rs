@@ -1,0 +1,4 @@
+//! The node's agent: what must live longer than a call of the plugin.
+
+mod context;
+mod metrics;
