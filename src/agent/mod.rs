@@ -1,4 +1,5 @@
 //! The node's agent: what must live longer than a call of the plugin.
 
+mod advertise;
 mod context;
 mod metrics;
