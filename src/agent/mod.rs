@@ -3,3 +3,4 @@
 mod advertise;
 mod context;
 mod metrics;
+mod repair;
