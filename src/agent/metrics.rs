@@ -3,9 +3,15 @@
 //! A [`Family`] is a constant beside those who count in it: name, kind, what it means. Knows nothing of what is counted,
 //! and nothing of HTTP (`metrics/serve.rs` hands the text out).
 
+mod calls;
+mod serve;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use calls::listen;
+pub use serve::{bind, serve};
 
 /// Seconds of the buckets of a duration, from an ADD of some milliseconds to one that waits for a lock.
 const BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
