@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::mem::ManuallyDrop;
 use std::path::Path;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -20,7 +21,7 @@ use crate::meta;
 use crate::net::Namespace;
 use crate::plan::Chooser;
 use crate::resolve::pod_facts;
-use crate::store::{Dirs, NodeConfig, process_start};
+use crate::store::{Dirs, Heard, NodeConfig, process_start, tell_call};
 use crate::types::{Code, Failure, Outcome};
 
 /// What the program is for a call.
@@ -53,6 +54,18 @@ impl Program {
             // It may have been edited after pods were attached by it, and the journal has them.
             Err(_) if matches!(call.verb, Verb::Del | Verb::Gc) => Ok(Self::Meta),
             Err(contradiction) => Err(contradiction),
+        }
+    }
+
+    /// Of the agent's metrics.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Meta => "meta",
+            Self::One(Kind::Attachment(Type::Trestle)) => "trestle",
+            Self::One(Kind::Attachment(Type::Bridge)) => "bridge",
+            Self::One(Kind::Attachment(Type::Macvlan)) => "macvlan",
+            Self::One(Kind::HostLocal) => "host-local",
+            Self::One(Kind::Static) => "static",
         }
     }
 
@@ -116,9 +129,13 @@ fn answer(program: &str, env: Env<'_>, call: &Call) -> (Option<Value>, u8) {
     let _log = logging::start(&dirs, level, meta::wishes(&call.conf));
     let span = call_span(call);
     let _in = span.enter();
-    let acts_as = Program::decide(program, call);
+    let (acts_as, began) = (Program::decide(program, call), Instant::now());
     let around = Around { dirs: &dirs, node: &node, env, level: lock_level(env, call) };
-    match acts_as.clone().and_then(|acts_as| carry_out(acts_as, call, &around)) {
+    let done = acts_as.clone().and_then(|acts_as| carry_out(acts_as, call, &around));
+    let outcome = done.as_ref().map_or_else(|f| f.code.id(), |_| "success");
+    let kind = acts_as.as_ref().map_or("none", |p| p.label());
+    tell_call(&dirs, &Heard::new(&call.verb, kind, outcome, began.elapsed()));
+    match done {
         Ok(answer) => {
             tracing::debug!("done");
             (answer, SUCCESS)

@@ -10,6 +10,7 @@ mod ask;
 mod connect;
 mod event;
 mod names;
+mod node;
 mod settings;
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use nix::errno::Errno;
 use crate::cni::{AddResult, Interface};
 use crate::failpoint::hit;
 use crate::ipam::Lease;
-use crate::net::{Link, LinkChange, LinkKind, PortState, PortVlan, Veth, nft, sysctl};
-use crate::plan::{BridgeWire, Form, MakeBridge, Masquerade, Verify, conf};
+use crate::net::{Link, LinkChange, LinkKind, NetResult, Netlink, PortState, PortVlan, Veth, nft, sysctl};
+use crate::plan::{BridgeWire, Form, MakeBridge, Masquerade, PortVlans, Verify, conf};
 use crate::types::{Code, Failure, Mac, Outcome, VlanId};
 
 use super::ipam::Ipam;
@@ -30,6 +30,7 @@ pub fn record(plan: &BridgeWire) -> WireLink {
         host_index: None,
         native: plan.vlan.native,
         tagged: plan.vlan.tagged.clone(),
+        keep_default: plan.vlan.keep_default,
         hairpin: plan.hairpin,
         isolated: plan.isolated,
     }
@@ -161,7 +162,7 @@ async fn pod_mac(work: &Work<'_>, plan: &BridgeWire, index: u32) -> Outcome<Opti
 async fn guard_port(work: &Work<'_>, plan: &BridgeWire, host: &Link, pod_mac: Option<Mac>) -> Outcome<()> {
     let links = &work.sides.host_links;
     if plan.vlan.any() {
-        set_vlans(work, plan, host.index).await?;
+        set_vlans(links, &plan.vlan, host.index).await?;
     }
     if plan.macspoofchk {
         nft::add_spoof_guard(&work.spoof_guard(plan.host.as_str(), pod_mac)).map_err(packet_filter)?;
@@ -191,20 +192,24 @@ async fn guard_port(work: &Work<'_>, plan: &BridgeWire, host: &Link, pod_mac: Op
     Ok(())
 }
 
-async fn set_vlans(work: &Work<'_>, plan: &BridgeWire, port: u32) -> Outcome<()> {
-    let links = &work.sides.host_links;
-    if !plan.vlan.keep_default {
+/// On a port that has been given none yet but the bridge's default.
+pub async fn set_vlans(links: &Netlink, wanted: &PortVlans, port: u32) -> NetResult<()> {
+    if !wanted.keep_default {
         for vlan in links.vlans(port).await? {
             links.delete_vlan(port, vlan.vid).await?;
             hit("vlan removed");
         }
     }
-    for (from, to) in ranges(&plan.vlan.tagged) {
+    add_vlans(links, wanted.native, &wanted.tagged, port).await
+}
+
+pub async fn add_vlans(links: &Netlink, native: Option<VlanId>, tagged: &[VlanId], port: u32) -> NetResult<()> {
+    for (from, to) in ranges(tagged) {
         links.add_vlan(port, from, to, false, false).await?;
         hit("vlan");
     }
     // After the tagged ones: as the native VLAN it is also one of theirs, and the last word is its own.
-    if let Some(native) = plan.vlan.native {
+    if let Some(native) = native {
         links.add_vlan(port, native, native, true, true).await?;
         hit("native vlan");
     }

@@ -61,7 +61,7 @@ async fn by_record(job: &Job<'_>, sides: &Sides, record: &Wire, prev: Option<&Ad
     let Some(index) = record.pod_index else { return Err(differs("ADD did not come to its end".into())) };
     let pod = sides.pod_links.link_at(index).await?.ok_or_else(|| differs(format!("{} is gone", job.ifname)))?;
     match &record.link {
-        WireLink::Bridge { bridge, host_index, native, tagged, host, hairpin, isolated } => {
+        WireLink::Bridge { bridge, host_index, native, tagged, host, hairpin, isolated, keep_default: _ } => {
             must(pod.kind == LinkKind::Veth, || format!("{} is no veth", pod.name))?;
             let port = host_end(sides, host_index.unwrap_or_default(), index)
                 .await?

@@ -50,12 +50,20 @@ fn is_younger(dirs: &Dirs, entry: &Entry, started: u64) -> bool {
 }
 
 async fn collect(dirs: &Dirs, host: &Namespace, links: &Netlink, entry: &Entry) -> Outcome<()> {
-    let Some(_lock) = ContainerLock::try_lock(dirs, &entry.id.container)? else { return Ok(()) };
+    if take(dirs, host, links, entry).await? {
+        tracing::info!(attachment = %entry.id, network = %entry.network, "collected: the runtime does not name it any more");
+    }
+    Ok(())
+}
+
+/// Undoes an attachment that nobody needs any more, unless somebody is at work on it, or the entry is another one's by now:
+/// then `false`.
+pub async fn take(dirs: &Dirs, host: &Namespace, links: &Netlink, entry: &Entry) -> Outcome<bool> {
+    let Some(_lock) = ContainerLock::try_lock(dirs, &entry.id.container)? else { return Ok(false) };
     // What was read without the lock may be another attachment by now.
     let now = Journal(dirs).read(&entry.id)?;
     if now.as_ref() != Some(entry) {
-        return Ok(());
+        return Ok(false);
     }
-    tracing::info!(attachment = %entry.id, network = %entry.network, "collected: the runtime does not name it any more");
-    Undo::new(dirs, host, links).entry(entry).await
+    Undo::new(dirs, host, links).entry(entry).await.map(|()| true)
 }

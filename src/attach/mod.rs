@@ -19,6 +19,7 @@ mod gc;
 mod guest;
 mod ipam;
 mod macvlan;
+mod mend;
 mod record;
 mod status;
 #[cfg(test)]
@@ -36,10 +37,10 @@ use crate::plan::{Asker, Chooser, PodFacts, conf, dropin};
 use crate::store::{ContainerLock, Dirs, Journal, NodeConfig, process_start};
 use crate::types::{AttachmentId, Code, ContainerId, Failure, IfName, Outcome, Role};
 
-use record::Place;
-
 pub use del::del;
-pub use gc::gc;
+pub use gc::{gc, take};
+pub use mend::{Node, PodPort, ports};
+pub use record::{Place, place};
 pub use status::{journal_is_writable, status};
 
 /// How long a call waits for another one of the same container. A runtime gives up after minutes, not seconds.

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use crate::ipam::StoreLocation;
 use crate::net::{Namespace, NetResult, NsId};
 use crate::store::{Dirs, Entry};
-use crate::types::{Code, Failure, IfName, Mac, Outcome, PodRef, VlanId};
+use crate::types::{Code, Failure, IfName, Mac, Outcome, PodRef, Role, VlanId};
 
 /// The record of an entry, in the form that its role has.
 pub fn read<T: DeserializeOwned>(entry: &Entry) -> Outcome<T> {
@@ -20,6 +20,14 @@ pub fn read<T: DeserializeOwned>(entry: &Entry) -> Outcome<T> {
         Failure::new(Code::JournalBroken, format!("{}: the record in the journal cannot be read: {e}", entry.id))
             .remedy("a newer trestle wrote it, or somebody edited it")
     })
+}
+
+/// Where the attachment of this entry was made; `None` for an entry of another room.
+pub fn place(entry: &Entry) -> Outcome<Option<Place>> {
+    match entry.id.role {
+        Role::Wire | Role::Bind => read(entry).map(Some),
+        Role::Ipam | Role::Meta => Ok(None),
+    }
 }
 
 /// Where an attachment was made.
@@ -76,6 +84,9 @@ pub enum WireLink {
         host_index: Option<u32>,
         native: Option<VlanId>,
         tagged: Vec<VlanId>,
+        /// The port has the bridge's own default VLAN besides.
+        #[serde(default)]
+        keep_default: bool,
         #[serde(default)]
         hairpin: bool,
         #[serde(default)]

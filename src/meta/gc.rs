@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::cni::{Call, json, valid_attachments};
 use crate::plan::PodFacts;
 use crate::store::{ContainerLock, Dirs, Entry, Journal, NodeConfig, Pending};
-use crate::types::{AttachmentId, Failure, Outcome, Role};
+use crate::types::{AttachmentId, Code, Failure, NetworkName, Outcome, PodRef, Role};
 
 use super::config::{self, MetaConf};
 use super::networks::wanted;
@@ -110,33 +110,19 @@ impl Work<'_> {
         Ok(failures)
     }
 
-    /// `seen`: the entry as it was read without the lock; by now it may be another attachment's. False: it is left.
     async fn collect(&self, id: &AttachmentId, seen: Option<&Entry>) -> Outcome<bool> {
-        let Some(lock) = ContainerLock::try_lock(self.dirs, &id.container)? else { return Ok(false) };
-        if Journal(self.dirs).read(id)?.as_ref() != seen {
-            return Ok(false);
-        }
-        let kept = Kept { dirs: self.dirs, id };
-        let Some(found) = kept.find()? else { return Ok(true) };
-        let (record, count) = found.opened();
-        tracing::info!(container = %id.container, "collected: the runtime does not name it any more");
-        let facts = PodFacts { pod: record.pod.clone(), annotations: None };
-        let (netns, path, args) = (record.netns.clone(), record.path.clone(), record.args.clone());
-        let cni_dir = record.cni_dir.clone();
-        let at = Pod {
-            site: self.site(&path),
-            container: &id.container,
-            netns: Some(&*netns).filter(|n| n.exists()),
-            facts: &facts,
-            args: &args,
+        let site = Collector {
+            dirs: self.dirs,
+            node: self.node,
+            started: Some(self.started),
             version: self.call.version.as_str(),
+            network: &self.call.name,
         };
-        let undone = undo::undo(&at, &kept, &self.call.name, record, count).await;
-        if undone.is_ok() {
-            legacy::Cache { dir: &cni_dir, container: &id.container, master: &id.ifname }.remove();
+        let taken = site.collect(id, seen).await?;
+        if taken {
+            tracing::info!(container = %id.container, "collected: the runtime does not name it any more");
         }
-        drop(lock);
-        undone.map(|()| true)
+        Ok(taken)
     }
 
     fn site<'b>(&'b self, path: &'b [PathBuf]) -> run::Site<'b> {
@@ -177,6 +163,61 @@ impl Work<'_> {
         }
         found
     }
+}
+
+/// What a pod is undone with, whoever found that nobody needs it.
+struct Collector<'a> {
+    dirs: &'a Dirs,
+    node: &'a NodeConfig,
+    started: Option<u64>,
+    /// The meta plugin's own cniVersion.
+    version: &'a str,
+    /// The meta plugin's configuration.
+    network: &'a NetworkName,
+}
+
+impl Collector<'_> {
+    /// `seen`: the entry as it was read without the lock; by now it may be another attachment's. False: it is left.
+    async fn collect(&self, id: &AttachmentId, seen: Option<&Entry>) -> Outcome<bool> {
+        let Some(lock) = ContainerLock::try_lock(self.dirs, &id.container)? else { return Ok(false) };
+        if Journal(self.dirs).read(id)?.as_ref() != seen {
+            return Ok(false);
+        }
+        let kept = Kept { dirs: self.dirs, id };
+        let Some(found) = kept.find()? else { return Ok(true) };
+        let (record, count) = found.opened();
+        let facts = PodFacts { pod: record.pod.clone(), annotations: None };
+        let (netns, path, args) = (record.netns.clone(), record.path.clone(), record.args.clone());
+        let cni_dir = record.cni_dir.clone();
+        let at = Pod {
+            site: run::Site { path: &path, dirs: self.dirs, node: self.node, started: self.started },
+            container: &id.container,
+            netns: Some(&*netns).filter(|n| n.exists()),
+            facts: &facts,
+            args: &args,
+            version: self.version,
+        };
+        let undone = undo::undo(&at, &kept, self.network, record, count).await;
+        if undone.is_ok() {
+            legacy::Cache { dir: &cni_dir, container: &id.container, master: &id.ifname }.remove();
+        }
+        drop(lock);
+        undone.map(|()| true)
+    }
+}
+
+/// Undoes a pod that is gone, without a runtime's call. False: somebody is at work on it, or the entry is another one's.
+pub async fn take(dirs: &Dirs, entry: &Entry) -> Outcome<bool> {
+    let node = NodeConfig::default();
+    let network = entry.network.parse().map_err(|e| Failure::new(Code::JournalBroken, format!("{}: {e}", entry.id)))?;
+    // The newest that every plugin takes; a list that has its own keeps it.
+    let by = Collector { dirs, node: &node, started: None, version: "1.0.0", network: &network };
+    by.collect(&entry.id, Some(entry)).await
+}
+
+/// The pod, its namespace's path and the boot of such an entry.
+pub fn place(entry: &Entry) -> Outcome<(Option<PodRef>, PathBuf, String)> {
+    Record::read(entry).map(|r| (r.pod, r.netns, r.boot))
 }
 
 /// Who is on a network by our doing.

@@ -46,7 +46,7 @@ pub use add::add;
 pub use check::check;
 pub use config::is_meta;
 pub use del::del;
-pub use gc::gc;
+pub use gc::{gc, place, take};
 pub use status::status;
 pub use words::wishes;
 

@@ -11,6 +11,7 @@ mod change;
 mod create;
 mod error;
 pub mod frame;
+mod events;
 mod link;
 mod neigh;
 mod netlink;
@@ -30,6 +31,9 @@ pub use addr::NewAddress;
 pub use change::LinkChange;
 pub use create::{Macvlan, Veth};
 pub use error::{NetError, NetResult};
+pub use events::{LinkEvent, LinkEvents};
+#[cfg(test)]
+pub use link::Port;
 pub use link::{Link, LinkKind, MacvlanMode, PortState};
 pub use netlink::Netlink;
 pub use ns::{Namespace, NsError, NsId};

@@ -174,9 +174,13 @@ impl Namespace {
         })?
     }
 
+    pub(super) fn is_of_this_thread(&self) -> bool {
+        self.of_thread == Some(std::thread::current().id())
+    }
+
     /// A netlink socket that was opened inside; it is used from outside, in the caller's tokio runtime.
     pub fn netlink(&self) -> NetResult<Netlink> {
-        if self.of_thread == Some(std::thread::current().id()) {
+        if self.is_of_this_thread() {
             return Netlink::own();
         }
         self.enter_once(&Self::own()?).map(|(links, _)| links)

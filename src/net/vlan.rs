@@ -1,5 +1,7 @@
 //! VLANs of a bridge's ports and of the bridge itself (`bridge vlan`).
 
+use std::collections::HashMap;
+
 use rtnetlink::packet_route::link::{
     AfSpecBridge, BridgeFlag, BridgeVlanInfo, BridgeVlanInfoFlags, LinkAttribute, LinkExtentMask, LinkMessage,
 };
@@ -21,14 +23,29 @@ pub struct PortVlan {
 impl Netlink {
     /// Of a port or of a bridge device. Empty where the bridge has no VLAN filtering.
     pub async fn vlans(&self, index: u32) -> NetResult<Vec<PortVlan>> {
+        let ask = Ask::new("list VLANs", format!("of link {index}"));
+        // The kernel has no filter for one port here, and refuses an index in the header.
+        Ok(self.list_vlans(ask).await?.into_iter().flat_map(|m| vlans(m, index)).collect())
+    }
+
+    /// Of all ports and bridges, by their index: one list, however many are asked about.
+    pub async fn all_vlans(&self) -> NetResult<HashMap<u32, Vec<PortVlan>>> {
+        let mut all: HashMap<u32, Vec<PortVlan>> = HashMap::new();
+        for m in self.list_vlans(Ask::new("list VLANs", "of all ports")).await? {
+            if let RouteNetlinkMessage::NewLink(link) = &m {
+                let index = link.header.index;
+                all.entry(index).or_default().extend(vlans(m, index));
+            }
+        }
+        Ok(all)
+    }
+
+    async fn list_vlans(&self, ask: Ask) -> NetResult<Vec<RouteNetlinkMessage>> {
         let mut query = LinkMessage::default();
         query.header.interface_family = AddressFamily::Bridge;
         // Ranges come as begin and end: a trunk of 4094 VLANs, one by one, would not fit into a message.
         query.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::BrvlanCompressed]));
-        let ask = Ask::new("list VLANs", format!("of link {index}"));
-        // The kernel has no filter for one port here, and refuses an index in the header.
-        let found = self.dump(ask, RouteNetlinkMessage::GetLink(query)).await?;
-        Ok(found.into_iter().flat_map(|m| vlans(m, index)).collect())
+        self.dump(ask, RouteNetlinkMessage::GetLink(query)).await
     }
 
     /// On a port.

@@ -40,7 +40,7 @@ pub fn allowed(list: &AllowList, name: &str, namespace: Option<&str>) -> bool {
 }
 
 /// `*` is any run of characters, `?` any one.
-fn matches(glob: &str, text: &str) -> bool {
+pub fn matches(glob: &str, text: &str) -> bool {
     let (glob, text): (Vec<char>, Vec<char>) = (glob.chars().collect(), text.chars().collect());
     let (mut g, mut t) = (0, 0);
     let mut back: Option<(usize, usize)> = None;

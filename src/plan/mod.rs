@@ -7,7 +7,9 @@ mod allow;
 pub mod conf;
 pub mod dropin;
 mod foreign;
+mod health;
 mod pod;
+mod port;
 mod rules;
 #[cfg(test)]
 pub mod testing;
@@ -15,7 +17,9 @@ mod uplink;
 
 pub use allow::Allow;
 pub use foreign::foreign;
+pub use health::{BridgeRule, Health, bridges};
 pub use pod::{PodFacts, Use, derived_mac, hex, network_hash};
+pub use port::{MadePort, Mend, Verdict, port};
 pub use rules::{BindFacts, bind, bridge, drop_in_host_end, host_end, macvlan, trestle, vm_addresses};
 pub use uplink::Port;
 

@@ -11,10 +11,14 @@ pub struct Port {
 }
 
 impl Port {
-    /// Neither a veth nor a tap: those lead to pods and machines of this node.
     pub fn is_uplink(&self) -> bool {
-        !matches!(self.link.kind, LinkKind::Veth | LinkKind::Tun { .. })
+        is_uplink(&self.link)
     }
+}
+
+/// Neither a veth nor a tap: those lead to pods and machines of this node.
+pub fn is_uplink(port: &Link) -> bool {
+    !matches!(port.kind, LinkKind::Veth | LinkKind::Tun { .. })
 }
 
 /// Whether the VLANs leave the node.

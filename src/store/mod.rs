@@ -5,6 +5,7 @@
 //! knows no network, no plan and no Kubernetes. Boot id, clock and both directories come in by [`Dirs`], so that a
 //! test needs no global.
 
+mod calls;
 mod file;
 mod host;
 mod journal;
@@ -25,6 +26,7 @@ use sha2::{Digest, Sha256};
 
 use crate::types::ContainerId;
 
+pub use calls::{Heard, calls_socket, tell_call};
 pub use file::{failed, make_dir, read_file, remove_file, write_whole};
 pub use host::{boot_clock, process_start};
 pub use journal::{Entry, Journal};

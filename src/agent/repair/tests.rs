@@ -1,0 +1,261 @@
+//! On the real kernel: pods that were attached as a runtime does it, and what others then do to their ports and their
+//! namespaces.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use serde_json::json;
+use tokio::time::{sleep, timeout};
+
+use super::*;
+use crate::agent::metrics::Metrics;
+use crate::attach::tests::{At, Node};
+use crate::net::Link;
+use crate::net::testing::block_on;
+use crate::store::ContainerLock;
+use crate::types::AttachmentId;
+
+const IN_TIME: Duration = Duration::from_secs(1);
+
+fn context(node: &Node, dry_run: bool) -> Context {
+    Context { dirs: node.dirs.clone(), node: "n1".into(), metrics: Metrics::default(), dry_run }
+}
+
+type Words = Rc<RefCell<Vec<Said>>>;
+
+/// The script beside the duty. What it says is collected.
+fn beside(node: &Node, dry_run: bool, script: impl AsyncFnOnce(&Words, &Context) + Send) {
+    node.run(|| {
+        block_on(async {
+            let (words, ctx) = (Words::default(), context(node, dry_run));
+            let tell = |said: &Said| words.borrow_mut().push(said.clone());
+            tokio::select! {
+                ended = run(&ctx, &tell) => panic!("{ended:?}"),
+                () = async {
+                    // Its first round has seen the ports.
+                    sleep(Duration::from_millis(100)).await;
+                    script(&words, &ctx).await;
+                } => {}
+            }
+        });
+    });
+}
+
+/// A runtime of its own asks the kernel, and there is one here already.
+fn apart<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(f).join().unwrap())
+}
+
+fn link(node: &Node, name: &str) -> Link {
+    apart(|| node.link(name))
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let wait = async {
+        while !holds() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(IN_TIME, wait).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+}
+
+fn port(node: &Node) -> String {
+    node.links().into_iter().find(|l| l.starts_with("tr")).expect("a port of ours")
+}
+
+#[test]
+fn a_port_that_was_thrown_off_comes_back_as_it_was() {
+    let node = Node::new();
+    let pod = node.pod("web");
+    let at = node.at(&pod).with(json!({"portIsolation": true, "hairpinMode": true}));
+    let result = at.add().unwrap();
+    let port = port(&node);
+    let bridge = link(&node, "br0").index;
+    beside(&node, false, async |words, ctx| {
+        node.sh(&format!("ip link set {port} nomaster"));
+        until("back", || link(&node, &port).master == Some(bridge) && link(&node, &port).up).await;
+        until("told", || !words.borrow().is_empty()).await;
+        let said = words.borrow_mut().remove(0);
+        assert_eq!(
+            (said.kind.reason(said.done), said.pod.unwrap().to_string().as_str()),
+            ("PortRepaired", "default/web")
+        );
+        assert_eq!(said.text, "net1: its port on br0 was put back onto its bridge");
+        assert!(ctx.metrics.text().contains("trestle_repairs_total{kind=\"port\",outcome=\"done\"} 1"));
+        assert!(ctx.metrics.text().contains("trestle_attachments{role=\"wire\"} 1"));
+        // Our own change is no reason for another one.
+        sleep(SETTLE * 3).await;
+        assert!(words.borrow().is_empty());
+        node.sh(&format!("bridge link set dev {port} isolated off"));
+        until("isolated", || link(&node, &port).port.unwrap().isolated).await;
+        assert!(words.borrow()[0].text.ends_with("restored: isolation on"), "{words:?}");
+    });
+    at.check(&result).unwrap();
+}
+
+#[test]
+fn a_bridge_made_anew_gets_its_ports_back() {
+    let node = Node::new();
+    let (one, two) = (node.pod("one"), node.pod("two"));
+    let (one, two) = (node.at(&one), At { container: "c2", ..node.at(&two) }.drop_in(crate::attach::Type::Bridge));
+    let results = [one.add().unwrap(), two.add().unwrap()];
+    let old = link(&node, "br0").index;
+    beside(&node, false, async |words, _| {
+        node.sh("ip link del br0");
+        until("told", || words.borrow().len() == 2).await;
+        assert!(words.borrow().iter().all(|w| !w.done && w.text.contains("bridge br0 is not there")), "{words:?}");
+        node.sh("ip link add br0 type bridge; ip link set br0 up");
+        let anew = link(&node, "br0").index;
+        assert_ne!(old, anew);
+        let links = apart(|| node.links());
+        let back = || links.iter().filter(|l| link(&node, l).master == Some(anew)).count() == 2;
+        until("back", back).await;
+    });
+    one.check(&results[0]).unwrap();
+    two.check(&results[1]).unwrap();
+}
+
+#[test]
+fn what_somebody_chose_or_works_on_is_left() {
+    let node = Node::new();
+    let pod = node.pod("web");
+    node.at(&pod).add().unwrap();
+    let port = port(&node);
+    node.sh("ip link add br1 type bridge; ip link set br1 up");
+    beside(&node, false, async |words, _| {
+        node.sh(&format!("ip link set {port} master br1"));
+        until("told", || !words.borrow().is_empty()).await;
+        assert!(words.borrow()[0].text.contains("is on another link"), "{words:?}");
+        let lock = ContainerLock::try_lock(&node.dirs, &"c1".parse().unwrap()).unwrap().unwrap();
+        node.sh(&format!("ip link set {port} nomaster"));
+        sleep(SETTLE * 3).await;
+        assert_eq!(link(&node, &port).master, None, "its container is locked");
+        drop(lock);
+        node.sh(&format!("ip link set {port} alias again"));
+        until("back", || link(&node, &port).master.is_some()).await;
+    });
+}
+
+#[test]
+fn after_five_times_it_is_only_told() {
+    let node = Node::new();
+    let pod = node.pod("web");
+    node.at(&pod).add().unwrap();
+    let port = port(&node);
+    beside(&node, false, async |words, _| {
+        for _ in 0..5 {
+            node.sh(&format!("ip link set {port} nomaster"));
+            until("back", || link(&node, &port).master.is_some() && link(&node, &port).up).await;
+        }
+        until("told", || words.borrow().len() == 5).await;
+        node.sh(&format!("ip link set {port} nomaster"));
+        until("told", || words.borrow().len() == 6).await;
+        sleep(SETTLE * 2).await;
+        assert!(words.borrow()[5].text.contains("again and again") && !words.borrow()[5].done, "{words:?}");
+        assert_eq!((link(&node, &port).master, words.borrow().len()), (None, 6));
+    });
+}
+
+#[test]
+fn a_dry_run_says_it_once_and_does_nothing() {
+    let node = Node::new();
+    let pod = node.pod("web");
+    node.at(&pod).add().unwrap();
+    let port = port(&node);
+    beside(&node, true, async |words, _| {
+        node.sh(&format!("ip link set {port} nomaster"));
+        until("told", || !words.borrow().is_empty()).await;
+        node.sh(&format!("ip link set {port} alias again"));
+        sleep(SETTLE * 2).await;
+        assert_eq!((words.borrow().len(), link(&node, &port).master), (1, None));
+        assert_eq!(words.borrow()[0].text, "net1: its port on br0 would be put back onto its bridge");
+    });
+}
+
+/// One look at this many seconds of the boot clock.
+fn look(node: &Node, sweep: &mut Sweep, seconds: u64, dry_run: bool) -> Vec<Said> {
+    let dirs = node.dirs.clone().with_clock(seconds * 1_000_000_000);
+    let entries: Vec<Entry> = Journal(&dirs).all().unwrap().into_iter().flatten().collect();
+    node.run(|| {
+        block_on(async {
+            let host = Namespace::own().unwrap();
+            let links = host.netlink().unwrap();
+            sweep.round(&Tools { dirs: &dirs, host: &host, links: &links, dry_run }, &entries).await
+        })
+    })
+}
+
+#[test]
+fn a_container_that_is_gone_twice_is_undone_and_no_other() {
+    let node = Node::new();
+    let (one, two) = (node.pod("one"), node.pod("two"));
+    node.at(&one).add().unwrap();
+    let living = At { container: "c2", ..node.at(&two) };
+    let result = living.add().unwrap();
+    let mut sweep = Sweep::default();
+    assert_eq!(look(&node, &mut sweep, 100, false), []);
+    one.vanish();
+    assert_eq!(look(&node, &mut sweep, 160, false), [], "once is not enough");
+    assert_eq!(look(&node, &mut sweep, 190, false), [], "a minute apart");
+    let lock = ContainerLock::try_lock(&node.dirs, &"c1".parse().unwrap()).unwrap();
+    assert_eq!(look(&node, &mut sweep, 220, false), [], "somebody is at work");
+    drop(lock);
+    assert_eq!((node.entries(), node.taken("lan").len()), (2, 2));
+    let mut dry = Sweep::default();
+    look(&node, &mut dry, 220, true);
+    let said = look(&node, &mut dry, 280, true);
+    assert!(said.len() == 1 && !said[0].done && node.entries() == 2, "{said:?}");
+    let said = look(&node, &mut sweep, 281, false);
+    assert_eq!((said.len(), said[0].done, said[0].kind), (1, true, Kind::Sweep));
+    assert!(said[0].text.starts_with("c1/net1 (wire) was undone"), "{said:?}");
+    assert_eq!((node.entries(), node.taken("lan").len()), (1, 1));
+    living.check(&result).unwrap();
+}
+
+#[test]
+fn who_is_seen_again_is_no_suspect_any_more() {
+    let node = Node::new();
+    let pod = node.pod("web");
+    node.at(&pod).add().unwrap();
+    let aside = pod.path.with_extension("aside");
+    let mut sweep = Sweep::default();
+    std::fs::rename(&pod.path, &aside).unwrap();
+    assert_eq!(look(&node, &mut sweep, 100, false), []);
+    std::fs::rename(&aside, &pod.path).unwrap();
+    assert_eq!(look(&node, &mut sweep, 170, false), []);
+    std::fs::rename(&pod.path, &aside).unwrap();
+    assert_eq!(look(&node, &mut sweep, 240, false), [], "the first time again");
+    std::fs::rename(&aside, &pod.path).unwrap();
+    assert_eq!(node.entries(), 1);
+}
+
+#[test]
+fn a_pods_own_entry_goes_with_what_is_in_it() {
+    let node = Node::new();
+    let pod = node.pod("web");
+    node.at(&pod).add().unwrap();
+    let record = |netns: &std::path::Path| {
+        let network = json!({"name": "default/lan", "ifname": "net1", "conf": node.at(&pod).conf, "result": {}});
+        json!({"boot": node.dirs.boot_id().unwrap(), "netns": netns, "args": "", "path": [],
+               "cni_dir": "/nonexistent/multus", "networks": [network]})
+    };
+    let id = |container: &str| AttachmentId {
+        container: container.parse().unwrap(),
+        ifname: "eth0".parse().unwrap(),
+        role: Role::Meta,
+    };
+    let multi = "multi".parse().unwrap();
+    Journal(&node.dirs).write(&id("c1"), &multi, &record(&pod.path)).unwrap();
+    // Nobody can see from here what is there.
+    let hidden = node.dirs.run.join("not/mounted/pod");
+    Journal(&node.dirs).write(&id("c9"), &multi, &record(&hidden)).unwrap();
+    let mut sweep = Sweep::default();
+    look(&node, &mut sweep, 100, false);
+    look(&node, &mut sweep, 200, false);
+    assert_eq!(node.entries(), 3);
+    pod.vanish();
+    look(&node, &mut sweep, 300, false);
+    let said = look(&node, &mut sweep, 400, false);
+    assert_eq!(said.len(), 1, "the network's own entry went with the pod's: {said:?}");
+    assert_eq!((node.entries(), node.taken("lan").len()), (1, 0));
+}
