@@ -3,6 +3,7 @@
 #![cfg_attr(not(test), no_main)]
 #![cfg_attr(fuzzing, allow(dead_code, reason = "libFuzzer has its own main, which calls the fuzz targets"))]
 
+mod agent;
 mod annotation;
 mod api;
 mod attach;
@@ -22,6 +23,7 @@ mod nad;
 mod net;
 mod plan;
 mod plugin;
+mod protocol;
 mod resolve;
 #[cfg(not(any(test, fuzzing)))]
 mod start;

@@ -7,6 +7,7 @@
 //! 3  the lab left something out that this machine or user cannot show; nothing failed
 //! ```
 
+mod agent;
 mod lab;
 
 use std::ffi::OsString;
@@ -36,6 +37,7 @@ const INCOMPLETE: u8 = 3;
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Agent(agent::AgentArgs),
     Lab(lab::LabArgs),
     /// Print the version
     Version,
@@ -51,9 +53,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
             return if e.use_stderr() { WRONG_LINE } else { DONE };
         }
     };
-    log(args.verbose);
+    // What stays for long tells what it does.
+    log(args.verbose + u8::from(matches!(args.command, Command::Agent(_))));
     let outcome = match args.command {
         Command::Version => print(&format!("trestle {}", env!("CARGO_PKG_VERSION"))).map(|()| DONE),
+        Command::Agent(args) => agent::run(args),
         Command::Lab(args) => lab::run(args),
     };
     outcome.unwrap_or_else(|e| {

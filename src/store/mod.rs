@@ -29,7 +29,7 @@ pub use host::process_start;
 pub use journal::{Entry, Journal};
 pub use lock::{ContainerLock, hold};
 pub use node::{Allow, NodeConfig};
-pub use pending::Pending;
+pub use pending::{Owing, Pending};
 
 /// Where the files are, and which machine and boot this is.
 #[derive(Debug, Clone)]
