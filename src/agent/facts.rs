@@ -2,7 +2,8 @@
 //! by the API server, else, of a network, as it was when that answered last.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
@@ -18,16 +19,40 @@ use crate::types::{Code, Failure, Outcome, PodRef};
 /// For all that one answer needs.
 pub const LONGEST: Duration = Duration::from_secs(7);
 
+/// After it did not answer one question, the API server is not asked others for so long: a pod with many networks, and a
+/// burst of pods, would wait for each of them.
+const AWAY: Duration = Duration::from_secs(2);
+
 pub struct Facts {
     ctx: Context,
     api: Api,
+    /// The API server did not answer until then.
+    away: Mutex<Option<(Instant, Failure)>>,
 }
 
 impl Facts {
     pub fn new(ctx: Context) -> Outcome<Self> {
         let part = Duration::from_secs(3);
-        let api = ctx.api(Limits { connect: part, request: part, total: part * 2 })?;
-        Ok(Self { ctx, api })
+        let api = ctx.api(Limits { connect: part, request: part, total: part })?;
+        Ok(Self { ctx, api, away: Mutex::default() })
+    }
+
+    async fn asked<T>(&self, question: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+        let since = self.away().as_ref().filter(|(at, _)| at.elapsed() < AWAY).map(|(_, failure)| failure.clone());
+        if let Some(failure) = since {
+            return Err(failure);
+        }
+        let answer = question.await;
+        if let Err(failure) = &answer
+            && failure.code == Code::ApiUnreachable
+        {
+            *self.away() = Some((Instant::now(), failure.clone()));
+        }
+        answer
+    }
+
+    fn away(&self) -> MutexGuard<'_, Option<(Instant, Failure)>> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the answer needs no question.
@@ -82,7 +107,7 @@ impl Facts {
     }
 
     async fn fetch_pod(&self, asked: &PodRef) -> Outcome<Pod> {
-        let object = self.api.get_pod(&asked.namespace, &asked.name).await?;
+        let object = self.asked(self.api.get_pod(&asked.namespace, &asked.name)).await?;
         let pod = object.as_ref().and_then(Pod::of_object).map(|(_, pod)| pod);
         let pod = pod.ok_or_else(|| {
             Failure::new(Code::PodMissing, format!("pod {asked} is not there")).remedy("nothing: the pod was deleted")
@@ -122,7 +147,7 @@ impl Facts {
 
     /// Where no watch runs, the copy is kept from here.
     async fn fetch_nad(&self, name: &Name, trust: Trust) -> Outcome<Nad> {
-        let object = self.api.get_nad(&name.namespace, &name.name).await?;
+        let object = self.asked(self.api.get_nad(&name.namespace, &name.name)).await?;
         let nad = object.as_ref().map(Nad::from_object).transpose()?;
         let copies = Copies::new(&self.ctx.dirs);
         match &nad {

@@ -20,7 +20,7 @@ mod watch;
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -175,8 +175,9 @@ async fn wait(threads: Vec<JoinHandle<()>>) {
 struct Own {
     lock: Flock<File>,
     lock_path: PathBuf,
-    state: PathBuf,
-    state_is: (u64, u64),
+    /// Kept open: else a directory in its place could get its number.
+    state: File,
+    state_path: PathBuf,
 }
 
 impl Own {
@@ -195,25 +196,21 @@ impl Own {
             Ok(Err(e)) => return Err(failed(Code::Io, "lock", &lock_path, &e)),
             Err(_) => return Err(Failure::new(Code::Io, "the wait for another agent broke off")),
         };
-        let state_is = stat(&dirs.state).as_ref().map(identity).map_err(Clone::clone)?;
-        Ok(Self { lock, lock_path, state: dirs.state.clone(), state_is })
+        let state = File::open(&dirs.state).map_err(|e| failed(Code::Io, "open", &dirs.state, &e))?;
+        Ok(Self { lock, lock_path, state, state_path: dirs.state.clone() })
     }
 
     /// Where somebody removed a directory under it, another agent may be at work, or the node be cleaned up.
     fn still(&self) -> Outcome<()> {
-        let mine = self.lock.metadata().map_err(|e| failed(Code::Io, "look at", &self.lock_path, &e))?;
-        for (path, is) in [(&self.lock_path, identity(&mine)), (&self.state, self.state_is)] {
-            if !stat(path).is_ok_and(|there| identity(&there) == is) {
+        for (file, path) in [(&*self.lock, &self.lock_path), (&self.state, &self.state_path)] {
+            let mine = file.metadata().map_err(|e| failed(Code::Io, "look at", path, &e))?;
+            if !std::fs::metadata(path).is_ok_and(|there| identity(&there) == identity(&mine)) {
                 let msg = format!("{} was removed or replaced under the agent", path.display());
                 return Err(Failure::new(Code::Io, msg).remedy("start the agent again, if it is still wanted"));
             }
         }
         Ok(())
     }
-}
-
-fn stat(path: &Path) -> Outcome<Metadata> {
-    std::fs::metadata(path).map_err(|e| failed(Code::Io, "look at", path, &e))
 }
 
 fn identity(m: &Metadata) -> (u64, u64) {

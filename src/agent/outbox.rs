@@ -35,11 +35,11 @@ impl Outbox {
     /// Best effort: the oldest one is dropped where there are too many.
     pub fn event(&self, message: Message) {
         let mut events = self.events();
-        if events.len() == MOST {
-            events.pop_front();
-        }
         // A runtime tries again and again, and each try fails with the same words.
         if !events.contains(&message) {
+            if events.len() == MOST {
+                events.pop_front();
+            }
             events.push_back(message);
         }
         drop(events);

@@ -85,17 +85,20 @@ impl Desk {
                 return Some(LOOK);
             }
         };
+        let waiting = all.len();
         let due = self.due(all);
+        let desk = &*self;
         let told: Vec<(Owing, Came)> = futures_util::stream::iter(due)
-            .map(|(owing, untold)| async { (owing, self.status(untold).await) })
+            .map(|(owing, untold)| async move { (owing, desk.status(untold).await) })
             .buffer_unordered(AT_ONCE)
             .collect()
             .await;
         let away = told.iter().any(|(_, came)| matches!(came, Came::Away));
+        let settled = told.iter().filter(|(_, came)| matches!(came, Came::Settled)).count();
         for (owing, came) in told {
             self.settle(owing, &came);
         }
-        self.ctx.metrics.set(&UNTOLD, &[], self.tries.len() as f64);
+        self.ctx.metrics.set(&UNTOLD, &[], waiting.saturating_sub(settled) as f64);
         if away || !self.events().await {
             return Some(jittered(FIRST_PAUSE * 2));
         }
@@ -159,7 +162,9 @@ impl Desk {
                     tracing::warn!(%failure, "told, and will be told again");
                 }
             }
-            Came::Refused | Came::Away => {
+            // All wait for the server then, and are told at once when it is back.
+            Came::Away => {}
+            Came::Refused => {
                 let (_, pause) = self.tries.get(&owing).copied().unwrap_or((Instant::now(), FIRST_PAUSE));
                 self.tries.insert(owing, (Instant::now() + jittered(pause), (pause * 2).min(LONGEST_PAUSE)));
             }

@@ -1,6 +1,6 @@
 //! What tests of this room share: a context in a directory of their own, and an API server whose objects change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -74,7 +74,7 @@ struct State {
     trouble: Option<u16>,
     /// What it answers to a patch.
     patches: Option<u16>,
-    expired: bool,
+    expired: BTreeSet<&'static str>,
 }
 
 /// A server with lists, watches, objects, patches and Events.
@@ -137,7 +137,7 @@ impl Cluster {
     /// The next watches are told that their version is too old.
     pub fn expire(&self) {
         let mut state = self.state.lock().unwrap();
-        state.expired = true;
+        state.expired = BTreeSet::from([NADS, PODS]);
         state.watches.clear();
     }
 
@@ -186,7 +186,7 @@ impl State {
             let items: Vec<&Value> = self.objects.iter().filter(|(p, _)| p.contains(part)).map(|(_, o)| o).collect();
             return Reply::Json(200, json!({"metadata": {"resourceVersion": "100"}, "items": items}));
         }
-        if std::mem::take(&mut self.expired) {
+        if self.expired.remove(group) {
             return status(410, "too old resource version");
         }
         let (send, receive) = channel();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! list ──→ watch ──(ended by the server, or silent)──→ watch from there
-//!   ↑        └──(expired)──→ list                        any error: not running, pause, list or watch again
+//!   ↑        └──(expired)──→ list                        any error: not running, pause, list again
 //! ```
 //! What a change means to the copies on disk is the business of `copies`.
 
@@ -153,6 +153,8 @@ async fn follow<F: Follower>(ctx: &Context, of: &Collection, follower: &mut F) -
             Err(failure) => {
                 tracing::warn!(kind = F::KIND, %failure, pause = pause.as_secs_f32(), "not watched");
                 stands(ctx, follower, false);
+                // Else it would count as true while what was missed is still coming.
+                place.listed = false;
             }
         }
         tokio::select! {
