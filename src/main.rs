@@ -23,6 +23,7 @@ mod nad;
 mod net;
 mod plan;
 mod plugin;
+mod protocol;
 mod resolve;
 #[cfg(not(any(test, fuzzing)))]
 mod start;

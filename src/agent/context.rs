@@ -1,12 +1,23 @@
-//! What each duty of the agent is given: where the files are, which node this is, where to count, whether to act.
+//! What each duty of the agent is given: where the files are, which node this is, where to count, whether to act, how to
+//! reach the API server, what is known by the watches, and when to end.
 //!
-//! Cheap to clone, one for each task. Knows no duty, and no duty learns of another one by it.
+//! Cheap to clone, one for each task. Knows no duty, and no duty learns of another one by it but for [`Known`], which the
+//! watches fill, and [`Outbox`], which is emptied by `tell`.
 
-use crate::store::Dirs;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
 
+use tokio::sync::watch;
+
+use super::known::Known;
 use super::metrics::Metrics;
+use super::outbox::Outbox;
+use crate::api::{Api, Limits};
+use crate::store::Dirs;
+use crate::types::{Code, Failure, Outcome};
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Context {
     pub dirs: Dirs,
     /// Name of this node's object.
@@ -14,4 +25,29 @@ pub struct Context {
     pub metrics: Metrics,
     /// Say what would be repaired, and change nothing.
     pub dry_run: bool,
+    /// Without one: the pod's own service account.
+    pub kubeconfig: Option<PathBuf>,
+    pub known: Arc<Known>,
+    pub outbox: Arc<Outbox>,
+    /// True when the agent ends.
+    pub end: watch::Receiver<bool>,
+}
+
+impl Context {
+    /// One for each duty: connections belong to the runtime that made them.
+    pub fn api(&self, limits: Limits) -> Outcome<Api> {
+        let env = |key: &str| -> Option<OsString> { std::env::var_os(key) };
+        let found = Api::open(self.kubeconfig.as_deref(), &env, limits)?;
+        let none = || {
+            Failure::new(Code::Kubeconfig, "no API server: neither a kubeconfig nor a pod's service account")
+                .remedy("trestle agent --kubeconfig FILE")
+        };
+        found.map(Api::lasting).ok_or_else(none)
+    }
+
+    /// Comes when the agent ends.
+    pub async fn ended(&self) {
+        // An error: who would say so is gone, which is the same.
+        let _ = self.end.clone().wait_for(|end| *end).await;
+    }
 }

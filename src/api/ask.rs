@@ -7,7 +7,7 @@ use std::error::Error;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use kube::client::Body;
 use serde_json::Value;
@@ -19,22 +19,25 @@ use crate::types::{Code, Failure, Outcome};
 /// Between two tries, as Multus has it.
 const PAUSE: Duration = Duration::from_millis(250);
 
+pub const JSON: &str = "application/json";
+
 pub struct Question {
     /// For people: verb and object.
     pub what: String,
     pub method: Method,
     pub path: String,
+    pub accept: &'static str,
     pub media: &'static str,
     pub body: Vec<u8>,
 }
 
 impl Question {
     pub fn get(what: String, path: String) -> Self {
-        Self { what, method: Method::GET, path, media: "", body: Vec::new() }
+        Self { what, method: Method::GET, path, accept: JSON, media: "", body: Vec::new() }
     }
 }
 
-/// A success, or one of the refusals that a caller may know how to take: 404, 409, 422.
+/// A success, or one of the refusals that a caller may know how to take: 404, 409, 410, 422.
 pub struct Answer {
     pub status: StatusCode,
     pub body: Vec<u8>,
@@ -49,14 +52,13 @@ enum Trouble {
 impl Api {
     pub(super) async fn ask(&self, question: &Question) -> Outcome<Answer> {
         let began = Instant::now();
-        let left = self.limits.total.saturating_sub(*self.spent());
+        let spent = || self.spent.as_ref().map(|s| s.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let left = self.limits.total.saturating_sub(spent().map_or(Duration::ZERO, |s| *s));
         let answer = self.persist(question, began + left).await;
-        *self.spent() += began.elapsed();
+        if let Some(mut spent) = spent() {
+            *spent += began.elapsed();
+        }
         answer
-    }
-
-    fn spent(&self) -> std::sync::MutexGuard<'_, Duration> {
-        self.spent.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     async fn persist(&self, question: &Question, end: Instant) -> Outcome<Answer> {
@@ -88,19 +90,37 @@ impl Api {
     }
 
     async fn once(&self, question: &Question) -> Result<Answer, Trouble> {
-        let client = self.client().await.map_err(Trouble::Lasting)?;
-        let request = self.request(question).map_err(Trouble::Lasting)?;
-        let response = client.send(request).await.map_err(|e| self.trouble(question, &e))?;
-        let (head, body) = response.into_parts();
+        let (head, body) = self.send(question).await?.into_parts();
         let body = body.collect().await.map_err(|e| self.trouble(question, &e))?.to_bytes().to_vec();
         let answer = Answer { status: head.status, body };
         match head.status {
             s if s.is_success() => Ok(answer),
-            StatusCode::NOT_FOUND | StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY => Ok(answer),
+            StatusCode::NOT_FOUND | StatusCode::CONFLICT | StatusCode::GONE | StatusCode::UNPROCESSABLE_ENTITY => {
+                Ok(answer)
+            }
             s if s.is_server_error() || s == StatusCode::TOO_MANY_REQUESTS => {
                 Err(Trouble::Passing(format!("answers {}", words(&answer)), wait(s, &head.headers)))
             }
             _ => Err(Trouble::Lasting(self.refused(question, &answer))),
+        }
+    }
+
+    async fn send(&self, question: &Question) -> Result<Response<Body>, Trouble> {
+        let client = self.client().await.map_err(Trouble::Lasting)?;
+        let request = self.request(question).map_err(Trouble::Lasting)?;
+        client.send(request).await.map_err(|e| self.trouble(question, &e))
+    }
+
+    /// An answer that comes in pieces, asked for once: its head must be there within the limit of one request.
+    pub(super) async fn open_answer(&self, question: &Question) -> Outcome<Response<Body>> {
+        match timeout(self.limits.request, self.send(question)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(Trouble::Lasting(failure))) => Err(failure),
+            Ok(Err(Trouble::Passing(why, _))) => Err(self.unreachable(question, &why)),
+            Err(_) => {
+                let why = format!("no answer within {:.1} s", self.limits.request.as_secs_f32());
+                Err(self.unreachable(question, &why))
+            }
         }
     }
 
@@ -129,7 +149,7 @@ impl Api {
         let mut request = Request::builder()
             .method(question.method.clone())
             .uri(&question.path)
-            .header(header::ACCEPT, "application/json")
+            .header(header::ACCEPT, question.accept)
             .body(Body::from(question.body.clone()))
             .map_err(|e| bad(&e))?;
         if !question.media.is_empty() {
@@ -159,7 +179,7 @@ impl Api {
         Trouble::Lasting(self.unreachable(question, &why))
     }
 
-    fn unreachable(&self, question: &Question, why: &str) -> Failure {
+    pub(super) fn unreachable(&self, question: &Question, why: &str) -> Failure {
         let msg = format!("API server {}: {}: {why}", self.settings.server(), question.what);
         Failure::new(Code::ApiUnreachable, msg)
             .remedy("the runtime tries again; look after the address, the network and the credentials")

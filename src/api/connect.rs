@@ -25,6 +25,10 @@ pub fn client(settings: &Settings, limit: Duration) -> Outcome<Client> {
     let mut tcp = HttpConnector::new_with_resolver(Names::default());
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
+    // A watch says nothing for long: a node that was cut off notices it by these, within half a minute.
+    tcp.set_keepalive(Some(Duration::from_secs(10)));
+    tcp.set_keepalive_interval(Some(Duration::from_secs(5)));
+    tcp.set_keepalive_retries(Some(3));
     // Shared out among the addresses of a name. The whole is bounded below; a little earlier, as that one says it better.
     tcp.set_connect_timeout(Some(limit + limit / 10));
     if settings.plain {

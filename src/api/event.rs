@@ -1,4 +1,4 @@
-//! The Event that a person sees under a pod.
+//! The Event that a person sees under a pod, or under a virtual machine.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -12,6 +12,8 @@ const LONGEST_NAME: usize = 253;
 
 pub struct Event<'a> {
     pub about: &'a PodRef,
+    /// What kind of object that is.
+    pub on: On,
     /// One word in camel case.
     pub reason: &'a str,
     pub message: &'a str,
@@ -20,14 +22,31 @@ pub struct Event<'a> {
     pub component: &'a str,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum On {
+    Pod,
+    /// KubeVirt's running machine.
+    Vmi,
+}
+
+impl On {
+    fn kind(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Pod => ("v1", "Pod"),
+            Self::Vmi => ("kubevirt.io/v1", "VirtualMachineInstance"),
+        }
+    }
+}
+
 impl Event<'_> {
     /// As core/v1 has it; `now` gives the name its end, as client-go does, so that two never meet.
     pub(super) fn object(&self, now: Timestamp) -> Value {
         let end = format!(".{:x}", now.as_nanosecond());
         let base = cut(&self.about.name, LONGEST_NAME - end.len());
         let seconds = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let (version, kind) = self.on.kind();
         let mut about = json!({
-            "apiVersion": "v1", "kind": "Pod", "namespace": self.about.namespace, "name": self.about.name,
+            "apiVersion": version, "kind": kind, "namespace": self.about.namespace, "name": self.about.name,
         });
         if let Some(uid) = &self.about.uid {
             about["uid"] = json!(uid);
@@ -62,7 +81,14 @@ mod tests {
     #[test]
     fn an_event_as_kubernetes_takes_it() {
         let pod = PodRef { namespace: "prod".into(), name: "web".into(), uid: Some("u1".into()) };
-        let event = Event { about: &pod, reason: "NoNetwork", message: "why", warning: true, component: "trestle" };
+        let event = Event {
+            about: &pod,
+            on: On::Pod,
+            reason: "NoNetwork",
+            message: "why",
+            warning: true,
+            component: "trestle",
+        };
         let v = event.object("2026-01-02T03:04:05.000000006Z".parse().unwrap());
         assert_eq!(v["metadata"]["name"], "web.1886caf21c963206");
         assert_eq!(v["involvedObject"]["uid"], "u1");
@@ -74,10 +100,19 @@ mod tests {
     }
 
     #[test]
+    fn of_a_machine() {
+        let vmi = PodRef { namespace: "prod".into(), name: "db".into(), uid: None };
+        let event = Event { about: &vmi, on: On::Vmi, reason: "r", message: "m", warning: true, component: "t" };
+        let v = event.object(Timestamp::UNIX_EPOCH);
+        assert_eq!(v["involvedObject"]["kind"], "VirtualMachineInstance");
+        assert_eq!(v["involvedObject"]["apiVersion"], "kubevirt.io/v1");
+    }
+
+    #[test]
     fn nothing_is_longer_than_the_server_takes() {
         let pod = PodRef { namespace: "n".into(), name: "p".repeat(253), uid: None };
         let long = "\u{20ac}".repeat(500);
-        let event = Event { about: &pod, reason: &long, message: &long, warning: true, component: "t" };
+        let event = Event { about: &pod, on: On::Pod, reason: &long, message: &long, warning: true, component: "t" };
         let v = event.object(Timestamp::now());
         assert_eq!(v["metadata"]["name"].as_str().unwrap().len(), 253);
         assert_eq!(v["message"].as_str().unwrap().len(), 1023);

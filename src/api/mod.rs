@@ -1,4 +1,4 @@
-//! The API server: reads of pods, NADs and device claims, the patch of a pod's network-status, Events.
+//! The API server: reads of pods, NADs and device claims, lists and watches, the patch of a pod's network-status, Events.
 //!
 //! Requests are counted: one GET for each object asked for, one PATCH for a status, more only where the server failed or
 //! somebody else wrote at the same time. Nothing is sent, no name is looked up and no TLS is set up before the first
@@ -12,6 +12,7 @@ mod event;
 mod names;
 mod node;
 mod settings;
+mod watch;
 
 #[cfg(test)]
 pub mod testing;
@@ -24,11 +25,12 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use self::ask::{Answer, Question};
+use self::ask::{Answer, JSON, Question};
 use self::settings::{Env, Settings};
 use crate::types::{Outcome, PodRef};
 
-pub use self::event::Event;
+pub use self::event::{Event, On};
+pub use self::watch::{Change, Collection, Listed, Watch};
 
 const MERGE: &str = "application/merge-patch+json";
 /// Others' writes between ours; more than this many in a row is no coincidence.
@@ -63,19 +65,25 @@ pub enum Told {
     Replaced,
 }
 
-/// For one call of the plugin, and for one runtime: connections live in it.
+/// For one runtime: connections live in it. For one call of the plugin, or for a program that stays.
 pub struct Api {
     settings: Settings,
     limits: Limits,
     client: OnceCell<kube::Client>,
-    spent: Mutex<Duration>,
+    /// Of the time for all questions; none is kept where each has its own.
+    spent: Option<Mutex<Duration>>,
 }
 
 impl Api {
     /// By the kubeconfig, else by what the environment says of a pod; `None` where neither is there.
     pub fn open(kubeconfig: Option<&Path>, env: Env<'_>, limits: Limits) -> Outcome<Option<Self>> {
         let found = Settings::find(kubeconfig, env)?;
-        Ok(found.map(|settings| Self { settings, limits, client: OnceCell::new(), spent: Mutex::default() }))
+        Ok(found.map(|settings| Self { settings, limits, client: OnceCell::new(), spent: Some(Mutex::default()) }))
+    }
+
+    /// For a program that stays: the limit in all is each question's own.
+    pub fn lasting(self) -> Self {
+        Self { spent: None, ..self }
     }
 
     pub async fn get_pod(&self, namespace: &str, name: &str) -> Outcome<Option<Value>> {
@@ -137,6 +145,7 @@ impl Api {
             what: format!("patch the status of pod {pod}"),
             method: Method::PATCH,
             path: format!("/api/v1/namespaces/{}/pods/{}/status", pod.namespace, pod.name),
+            accept: JSON,
             media: MERGE,
             body: json!({"metadata": metadata}).to_string().into_bytes(),
         };
@@ -176,7 +185,8 @@ impl Api {
             what: format!("create the event {} of pod {pod}", event.reason),
             method: Method::POST,
             path: format!("/api/v1/namespaces/{}/events", pod.namespace),
-            media: "application/json",
+            accept: JSON,
+            media: JSON,
             body: event.object(jiff::Timestamp::now()).to_string().into_bytes(),
         };
         let answer = self.ask(&question).await?;

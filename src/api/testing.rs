@@ -41,6 +41,8 @@ pub enum Reply {
     With(u16, Vec<(&'static str, &'static str)>, String),
     /// The connection is cut instead.
     Reset,
+    /// Pieces as they come, until nobody sends any more.
+    Pieces(std::sync::mpsc::Receiver<String>),
     /// Nothing, for so long; then the connection is closed.
     Silence(Duration),
 }
@@ -122,6 +124,17 @@ fn talk<S: Read + Write>(
             Reply::Json(code, value) => (code, vec![("content-type", "application/json")], value.to_string()),
             Reply::With(code, headers, body) => (code, headers, body),
             Reply::Silence(time) => return thread::sleep(time),
+            Reply::Pieces(pieces) => {
+                let head = "HTTP/1.1 200 X\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+                let mut said = stream.say(head.as_bytes());
+                for piece in pieces {
+                    said = said.and_then(|()| stream.say(format!("{:x}\r\n{piece}\r\n", piece.len()).as_bytes()));
+                }
+                if said.and_then(|()| stream.say(b"0\r\n\r\n")).is_err() {
+                    return;
+                }
+                continue;
+            }
             Reply::Reset => {
                 // Closed at once with data unsent: a RST, as from a server that was killed.
                 let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };

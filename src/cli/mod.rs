@@ -8,6 +8,7 @@
 //! ```
 
 mod dhcp;
+mod agent;
 mod lab;
 
 use std::ffi::OsString;
@@ -38,6 +39,7 @@ const INCOMPLETE: u8 = 3;
 #[derive(Debug, Subcommand)]
 enum Command {
     Dhcp(dhcp::DhcpArgs),
+    Agent(agent::AgentArgs),
     Lab(lab::LabArgs),
     /// Print the version
     Version,
@@ -53,10 +55,12 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
             return if e.use_stderr() { WRONG_LINE } else { DONE };
         }
     };
-    log(args.verbose);
+    // What stays for long tells what it does.
+    log(args.verbose + u8::from(matches!(args.command, Command::Agent(_))));
     let outcome = match args.command {
         Command::Version => print(&format!("trestle {}", env!("CARGO_PKG_VERSION"))).map(|()| DONE),
         Command::Dhcp(args) => dhcp::run(args),
+        Command::Agent(args) => agent::run(args),
         Command::Lab(args) => lab::run(args),
     };
     outcome.unwrap_or_else(|e| {

@@ -5,14 +5,15 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::annotation::{self, StatusEntry};
-use crate::api::{Api, Event, Limits, Told};
+use crate::api::{Api, Event, Limits, On, Told};
 use crate::cni::Call;
 use crate::devices::{self, Devices, Objects, Places};
 use crate::nad::Nad;
-use crate::resolve::{Pod, Sources, pod_facts};
+use crate::protocol::{Complaint, Name, Untold};
+use crate::resolve::{Pod, Sources, Wish, pod_facts};
 use crate::store::{Dirs, NodeConfig, Pending};
 use crate::types::{Code, ContainerId, Failure, IfName, Outcome, PodRef};
 
@@ -45,7 +46,7 @@ impl<'a> World<'a> {
     /// Where nobody is configured whom to ask, inline delegates are all there is, as with Multus. Otherwise a pod whose
     /// wishes are not known must not start.
     pub async fn pod(&self, conf: &MetaConf) -> Outcome<Pod> {
-        match self.sources.pod().await {
+        match self.sources.pod(&wish(conf)).await {
             Err(e) if e.code == Code::NoSource && matches!(conf.cluster, Cluster::Inline(_)) => {
                 tracing::warn!("nobody tells what the pod asks for: only the delegates are attached");
                 Ok(Pod { facts: pod_facts(self.call)?, ..Pod::default() })
@@ -78,17 +79,27 @@ impl<'a> World<'a> {
         pod.map(|pod| Devices::new(pod, &self.places, claims))
     }
 
-    /// One patch. A pod that is gone, or has been replaced, needs no status and is no failure.
+    /// One patch, by the agent if it is there. A pod that is gone, or has been replaced, needs no status and is no failure.
     pub async fn tell(&self, pod: &Pod, entries: &[StatusEntry]) -> Outcome<()> {
-        let (Some(api), Some(about)) = (self.api, &pod.known) else { return Ok(()) };
+        let Some(about) = &pod.known else { return Ok(()) };
         // Results of versions before 0.3.0 name no interface. Nothing is not told, as with Multus.
         if entries.is_empty() {
             return Ok(());
         }
         let text = annotation::status_text(entries);
+        let agent = self.sources.agent();
+        if agent.is_there() {
+            self.put_down(about, &text)?;
+            // One that went away since finds it when it is back.
+            agent.untold().await;
+            return Ok(());
+        }
         if !self.sources.stale().is_empty() {
             return self.keep_untold(about, &text);
         }
+        let Some(api) = self.api else {
+            return if agent.is_expected() { self.put_down(about, &text) } else { Ok(()) };
+        };
         match api.patch_annotation(about, annotation::STATUS, &text).await? {
             Told::Done => {}
             told @ (Told::Gone | Told::Replaced) => {
@@ -101,10 +112,15 @@ impl<'a> World<'a> {
     /// The pod's networks came from copies, because the API server does not answer: asked again, it would use up the
     /// call's time. The status is put down for the agent, until the pod goes.
     fn keep_untold(&self, pod: &PodRef, text: &str) -> Outcome<()> {
-        let (Some(container), Some(ifname)) = (&self.call.container, &self.call.ifname) else { return Ok(()) };
         tracing::warn!(%pod, "the network-status is not told yet: the API server does not answer");
-        let kept = json!({"version": 1, "pod": pod, "status": text, "stale": self.sources.stale()});
-        Pending::untold(self.dirs).write(container, ifname, &kept)
+        self.put_down(pod, text)
+    }
+
+    /// For the agent.
+    fn put_down(&self, pod: &PodRef, text: &str) -> Outcome<()> {
+        let (Some(container), Some(ifname)) = (&self.call.container, &self.call.ifname) else { return Ok(()) };
+        let kept = Untold { version: 1, pod: pod.clone(), status: text.into(), stale: self.sources.stale() };
+        Pending::untold(self.dirs).note(container, ifname, &kept)
     }
 
     /// A refusal or failure, onto the pod. It must not hide its own cause.
@@ -120,8 +136,12 @@ impl<'a> World<'a> {
 
     /// Best effort.
     async fn event(&self, about: &PodRef, reason: &str, message: &str) {
+        let complaint = Complaint { pod: about.clone(), reason: reason.into(), message: message.into() };
+        if self.sources.agent().complain(complaint).await {
+            return;
+        }
         let Some(api) = self.api else { return };
-        let event = Event { about, reason, message, warning: true, component: COMPONENT };
+        let event = Event { about, on: On::Pod, reason, message, warning: true, component: COMPONENT };
         if let Err(failure) = api.event(&event).await {
             tracing::warn!(%failure, "the Event is lost");
         }
@@ -151,6 +171,18 @@ impl Objects for Claims<'_, '_> {
     }
 }
 
+/// What the configuration names that may be a NAD.
+fn wish(conf: &MetaConf) -> Wish {
+    let home = conf.multus_namespace.clone();
+    let named = match &conf.cluster {
+        Cluster::Inline(_) => Vec::new(),
+        Cluster::Named { default, more } => std::iter::once(default).chain(more).collect(),
+    };
+    let bare = named.into_iter().filter(|name| !name.contains('/'));
+    let also = bare.map(|name| Name { namespace: home.clone(), name: name.clone() }).collect();
+    Wish { home, also }
+}
+
 /// Where a network's plugins find, and leave, what is known of its device.
 pub fn info_file(network: &str, container: &ContainerId, ifname: &IfName) -> PathBuf {
     Places::default().info_file(network, container, ifname)
@@ -173,5 +205,145 @@ pub fn read_info(file: &Path) -> Option<Value> {
 pub fn remove_info(file: &Path) {
     if let Err(failure) = devices::forget_info(file) {
         tracing::warn!(%failure, "left where it is");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixListener;
+    use std::sync::mpsc::{Receiver, channel};
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::testing::{Fake, Reply, short};
+    use crate::net::testing::block_on;
+    use crate::plan::testing::call;
+    use crate::protocol::{self, Ask, Found, Is, Say, Told};
+
+    const ARGS: &str = "K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web;K8S_POD_UID=u1";
+
+    /// An agent that knows one pod; or says this one word to each connection, and hangs up.
+    fn agent(dirs: &Dirs, says: Option<&'static str>) -> Receiver<Ask> {
+        std::fs::create_dir_all(&dirs.run).unwrap();
+        let listener = UnixListener::bind(protocol::socket(dirs)).unwrap();
+        let (heard, asks) = channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let stream = stream.unwrap();
+                if let Some(word) = says {
+                    let _ = (&stream).write_all(word.as_bytes());
+                    std::thread::sleep(Duration::from_millis(if word.is_empty() { 400 } else { 0 }));
+                    continue;
+                }
+                for line in BufReader::new(&stream).lines() {
+                    let ask: Ask = protocol::read(line.unwrap().as_bytes()).unwrap();
+                    if let Ask::Pod(ask) = &ask {
+                        (&stream).write_all(&protocol::line(Say::Wait(3000))).unwrap();
+                        let missing = Failure::new(Code::NadMissing, "not there");
+                        let is = |name: &Name| Found { name: name.clone(), is: Is::Error((&missing).into()) };
+                        let networks = ask.also.iter().map(is).collect();
+                        let told = Told { pod: ask.pod.clone(), annotations: BTreeMap::new(), vmi: None, networks };
+                        (&stream).write_all(&protocol::line(Say::Pod(told))).unwrap();
+                    }
+                    if heard.send(ask).is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        asks
+    }
+
+    fn dirs(tmp: &tempfile::TempDir) -> Dirs {
+        Dirs::new(tmp.path().join("run"), tmp.path().join("state"))
+    }
+
+    fn conf() -> MetaConf {
+        super::super::config::read(&call(&json!({"name": "m", "clusterNetwork": "cbr"}), ARGS)).unwrap()
+    }
+
+    fn status() -> Vec<StatusEntry> {
+        vec![StatusEntry { name: "cbr".into(), ..StatusEntry::default() }]
+    }
+
+    fn server(seen: &str) -> Fake {
+        let object =
+            json!({"metadata": {"namespace": "prod", "name": "web", "uid": "u1", "annotations": {"by": seen}}});
+        Fake::new(move |_| Reply::Json(200, object.clone()))
+    }
+
+    #[test]
+    fn with_an_agent_nothing_is_sent_to_the_api_server() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (dirs, fake) = (dirs(&tmp), server("api"));
+        let (api, asks) = (fake.api(tmp.path(), short()), agent(&dirs, None));
+        let call = call(&json!({"name": "m", "clusterNetwork": "cbr"}), ARGS);
+        block_on(async {
+            let world = World::new(&call, &dirs, Some(&api));
+            let pod = world.pod(&conf()).await.unwrap();
+            assert_eq!(pod.known.as_ref().unwrap().uid.as_deref(), Some("u1"));
+            assert_eq!(world.nad("kube-system", "cbr").await.unwrap_err().code, Code::NadMissing, "told with the pod");
+            world.tell(&pod, &status()).await.unwrap();
+            let failure = Failure::new(Code::BridgeMissing, "no bridge");
+            world.complain(pod.known.as_ref(), &failure).await;
+        });
+        let said: Vec<Ask> = (0..3).map(|_| asks.recv_timeout(Duration::from_secs(5)).unwrap()).collect();
+        assert!(matches!(&said[0], Ask::Pod(p) if p.home == "kube-system" && p.also[0].name == "cbr"), "{said:?}");
+        assert_eq!(said[1], Ask::Untold {});
+        assert!(matches!(&said[2], Ask::Event(c) if c.message.contains("no bridge") && c.pod.name == "web"));
+        assert!(fake.seen().is_empty(), "{:?}", fake.lines());
+        let untold = Pending::untold(&dirs).all::<Untold>().unwrap().remove(0).unwrap();
+        assert!(untold.pod.uid.as_deref() == Some("u1") && untold.status.contains("cbr") && untold.stale.is_empty());
+    }
+
+    #[test]
+    fn what_is_no_agent_is_passed_over() {
+        for word in [
+            "",
+            "garbage\n",
+            "{\"v\":2,\"wait\":1}\n",
+            "{\"v\":1,\"wait\":1}\n{\"v\":1,\"wait\":1}\n",
+            "{\"v\":1,\"pod\":",
+        ] {
+            let tmp = tempfile::tempdir().unwrap();
+            let (dirs, fake) = (dirs(&tmp), server("api"));
+            let (api, _asks) = (fake.api(tmp.path(), short()), agent(&dirs, Some(word)));
+            let call = call(&json!({"name": "m", "clusterNetwork": "cbr"}), ARGS);
+            let began = std::time::Instant::now();
+            block_on(async {
+                let world = World::new(&call, &dirs, Some(&api));
+                let pod = world.pod(&conf()).await.unwrap();
+                assert_eq!(pod.facts.annotations.as_ref().unwrap()["by"], "api", "{word:?}");
+                world.tell(&pod, &status()).await.unwrap();
+            });
+            assert!(began.elapsed() < Duration::from_secs(3), "{word:?}: {:?}", began.elapsed());
+            assert!(fake.lines().last().unwrap().starts_with("PATCH "), "{word:?}: {:?}", fake.lines());
+        }
+    }
+
+    #[test]
+    fn where_an_agent_was_the_status_waits_for_it() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dirs = dirs(&tmp);
+        let call = call(
+            &json!({"name": "m", "clusterNetwork": "cbr", "runtimeConfig": {"io.kubernetes.cri.pod-annotations": {}}}),
+            ARGS,
+        );
+        let tell = || {
+            block_on(async {
+                let world = World::new(&call, &dirs, None);
+                let pod = world.pod(&conf()).await.unwrap();
+                world.tell(&pod, &status()).await.unwrap();
+            });
+            Pending::untold(&dirs).all::<Untold>().unwrap().len()
+        };
+        assert_eq!(tell(), 0, "nobody would ever tell it");
+        std::fs::create_dir_all(&dirs.run).unwrap();
+        // As an agent leaves it that is gone.
+        drop(UnixListener::bind(protocol::socket(&dirs)).unwrap());
+        assert_eq!(tell(), 1);
     }
 }

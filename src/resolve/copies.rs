@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::nad::Nad;
 use crate::store::{Dirs, read_file, remove_file, write_whole};
+use crate::types::{Code, Outcome};
 
 /// How long the agent's word holds.
 const VOUCHED: Duration = Duration::from_secs(30);
@@ -63,23 +64,48 @@ impl<'a> Copies<'a> {
         same.then_some(Copy { nad: file.nad, age })
     }
 
-    /// A copy that cannot be written is a request more for the next pod, and no failure of this one.
-    pub fn write(&self, nad: &Nad) {
-        let Some(path) = self.path(&nad.namespace, &nad.name) else { return };
+    /// A copy that cannot be written is a request more for the next pod, and no failure of this one. `false`: it was not.
+    pub fn write(&self, nad: &Nad) -> bool {
+        let Some(path) = self.path(&nad.namespace, &nad.name) else { return true };
         let written = serde_json::to_vec(&File { version: VERSION, nad: nad.clone() })
             .map_err(Into::into)
             .and_then(|bytes| write_whole(&path, &bytes));
-        if let Err(e) = written {
+        if let Err(e) = &written {
             tracing::warn!(path = %path.display(), error = %e, "the copy of the network cannot be written");
         }
+        written.is_ok()
     }
 
-    /// The API server says that there is no such NAD.
-    pub fn forget(&self, namespace: &str, name: &str) {
-        let Some(path) = self.path(namespace, name) else { return };
-        if let Err(e) = remove_file(&path) {
+    /// The API server says that there is no such NAD. `false`: it is there still.
+    pub fn forget(&self, namespace: &str, name: &str) -> bool {
+        let Some(path) = self.path(namespace, name) else { return true };
+        let removed = remove_file(&path);
+        if let Err(e) = &removed {
             tracing::warn!(path = %path.display(), error = %e, "the copy of a network that is gone cannot be removed");
         }
+        removed.is_ok()
+    }
+
+    /// Namespace and name of each copy there is, readable or not.
+    pub fn names(&self) -> Vec<(String, String)> {
+        let list = |dir: &std::path::Path| -> Vec<String> {
+            let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+            entries.filter_map(|e| e.file_name().into_string().ok()).collect()
+        };
+        let root = self.dirs.state.join("nads");
+        let of = |namespace: String| {
+            let names = list(&root.join(&namespace));
+            let names = names.into_iter().filter_map(|n| n.strip_suffix(".json").map(str::to_owned));
+            names.map(move |name| (namespace.clone(), name)).collect::<Vec<_>>()
+        };
+        list(&root).into_iter().flat_map(of).collect()
+    }
+
+    /// The agent's word that all copies are true, as of now.
+    pub fn vouch(&self) -> Outcome<()> {
+        let path = self.dirs.run.join("alive");
+        let boot = self.dirs.boot_id()?;
+        write_whole(&path, boot.as_bytes()).map_err(|e| crate::store::failed(Code::Io, "write", &path, &e))
     }
 
     /// Names come from a pod's annotation: none of them may lead elsewhere.

@@ -1,5 +1,5 @@
 //! Who the pod is, what its annotations say, and the NADs that they name: from what the runtime hands over, from copies
-//! on disk, from the API server. The seam for the agent's socket is here too.
+//! on disk, from the agent, from the API server.
 //!
 //! Where facts came from makes no difference to the rules above; what follows from them is not this room's business.
 
@@ -13,7 +13,8 @@ use crate::cni::{Call, json};
 use crate::plan::PodFacts;
 use crate::types::{Code, Failure, Outcome, PodRef};
 
-pub use sources::{Pod, Sources};
+pub use copies::Copies;
+pub use sources::{Pod, Sources, Wish};
 
 /// Capability by which containerd and CRI-O hand over all annotations of the pod.
 const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::agent::Agent;
+use super::agent::{Agent, is_certain};
 use super::copies::{Copies, Copy};
 use super::pod_facts;
 use crate::api::Api;
 use crate::cni::Call;
 use crate::nad::Nad;
 use crate::plan::PodFacts;
+use crate::protocol::{AskPod, Found, Is, Name};
 use crate::store::Dirs;
 use crate::types::{Code, Failure, Outcome, PodRef};
 
@@ -31,11 +32,22 @@ pub struct Pod {
     pub object: Option<Value>,
 }
 
+/// What a configuration names for each pod, beside what the pod's annotations name.
+#[derive(Debug, Clone, Default)]
+pub struct Wish {
+    /// Where a default network lives that is named without a namespace.
+    pub home: String,
+    /// They may be objects.
+    pub also: Vec<Name>,
+}
+
 /// For one call.
 pub struct Sources<'a> {
     call: &'a Call,
     api: Option<&'a Api>,
-    agent: Option<Agent>,
+    agent: Agent,
+    /// What the agent told of networks together with the pod.
+    told: RefCell<Vec<Found>>,
     copies: Copies<'a>,
     vouched: RefCell<Option<bool>>,
     stale: RefCell<Vec<String>>,
@@ -43,19 +55,21 @@ pub struct Sources<'a> {
 
 impl<'a> Sources<'a> {
     pub fn new(call: &'a Call, dirs: &'a Dirs, api: Option<&'a Api>) -> Self {
-        let (agent, copies) = (Agent::find(dirs), Copies::new(dirs));
-        Self { call, api, agent, copies, vouched: RefCell::default(), stale: RefCell::default() }
+        let (agent, copies) = (Agent::new(dirs), Copies::new(dirs));
+        let (told, vouched, stale) = (RefCell::default(), RefCell::default(), RefCell::default());
+        Self { call, api, agent, told, copies, vouched, stale }
     }
 
-    /// The call's pod. Where no pod of Kubernetes is named, nobody is asked.
-    pub async fn pod(&self) -> Outcome<Pod> {
+    /// The call's pod. Where no pod of Kubernetes is named, nobody is asked. `wish`: what the configuration names besides,
+    /// so that the agent is asked once for all.
+    pub async fn pod(&self, wish: &Wish) -> Outcome<Pod> {
         let facts = pod_facts(self.call)?;
         let named = facts.pod.clone().filter(|p| !p.name.is_empty() && !p.namespace.is_empty());
         let Some(pod) = named else { return Ok(Pod { facts, known: None, object: None }) };
-        if let Some(agent) = &self.agent
-            && let Some(told) = agent.pod().await?
-        {
-            return Ok(told);
+        let ask = AskPod { pod: pod.clone(), home: wish.home.clone(), also: wish.also.clone() };
+        if let Some(told) = self.agent.pod(ask).await? {
+            self.told.replace(told.networks);
+            return Ok(of_agent(facts, told.pod, told.annotations));
         }
         if let Some(annotations) = &facts.annotations {
             let uid = pod.uid.clone().filter(|_| !is_static(annotations));
@@ -76,9 +90,7 @@ impl<'a> Sources<'a> {
 
     /// A NAD. One that is not there is a failure which names it.
     pub async fn nad(&self, namespace: &str, name: &str) -> Outcome<Nad> {
-        if let Some(agent) = &self.agent
-            && let Some(nad) = agent.nad(namespace, name).await?
-        {
+        if let Some(nad) = self.by_agent(namespace, name).await? {
             return Ok(nad);
         }
         if self.vouched()
@@ -115,14 +127,50 @@ impl<'a> Sources<'a> {
         self.stale.borrow().clone()
     }
 
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// `None`: it is not there, or does not know.
+    async fn by_agent(&self, namespace: &str, name: &str) -> Outcome<Option<Nad>> {
+        let name = Name { namespace: namespace.into(), name: name.into() };
+        let told = self.told.borrow().iter().find(|f| f.name == name).cloned();
+        let found = match told {
+            Some(found) => Some(found),
+            None => self.agent.network(&name).await,
+        };
+        match found.map(|f| f.is) {
+            Some(Is::Network(nad)) => Ok(Some(nad)),
+            Some(Is::Stale(nad, age)) => {
+                let age = rounded(Duration::from_secs(age));
+                tracing::warn!(
+                    namespace = nad.namespace,
+                    name = nad.name,
+                    age,
+                    "the agent's word on the network serves: the API server does not answer"
+                );
+                self.note_stale(&nad, &format!("as the agent knew it {age} ago"));
+                Ok(Some(nad))
+            }
+            Some(Is::Error(trouble)) => {
+                let failure = Failure::from(trouble);
+                if is_certain(failure.code) { Err(failure) } else { Ok(None) }
+            }
+            None => Ok(None),
+        }
+    }
+
+    fn note_stale(&self, nad: &Nad, how: &str) {
+        self.stale
+            .borrow_mut()
+            .push(format!("network {}/{} taken {how}: the API server does not answer", nad.namespace, nad.name));
+    }
+
     fn serve_stale(&self, copy: Copy, failure: &Failure) -> Nad {
         let nad = copy.nad;
         let age = rounded(copy.age);
         tracing::warn!(namespace = nad.namespace, name = nad.name, age, %failure, "a copy of the network serves: the API server does not answer");
-        self.stale.borrow_mut().push(format!(
-            "network {}/{} taken from a copy made {age} ago: the API server does not answer",
-            nad.namespace, nad.name
-        ));
+        self.note_stale(&nad, &format!("from a copy made {age} ago"));
         nad
     }
 
@@ -130,6 +178,14 @@ impl<'a> Sources<'a> {
     fn vouched(&self) -> bool {
         *self.vouched.borrow_mut().get_or_insert_with(|| self.copies.vouched())
     }
+}
+
+fn of_agent(mut facts: PodFacts, known: PodRef, annotations: BTreeMap<String, String>) -> Pod {
+    facts.annotations = Some(annotations);
+    if let Some(pod) = &mut facts.pod {
+        pod.uid = pod.uid.take().or_else(|| known.uid.clone());
+    }
+    Pod { facts, known: Some(known), object: None }
 }
 
 fn of_object(mut facts: PodFacts, asked: &PodRef, mut object: Value) -> Outcome<Pod> {

@@ -33,7 +33,7 @@ pub use journal::{Entry, Journal};
 pub use lease::{LeaseRecord, Leases, Stamp, wall_clock};
 pub use lock::{ContainerLock, Sole, hold};
 pub use node::{Allow, NodeConfig};
-pub use pending::Pending;
+pub use pending::{Owing, Pending};
 
 /// Where the files are, and which machine and boot this is.
 #[derive(Debug, Clone)]

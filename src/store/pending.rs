@@ -10,11 +10,29 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::file::{failed, names, read_file, remove_file, write_synced};
+use super::file::{failed, names, read_file, remove_file, write_synced, write_whole};
 use super::{Dirs, file_name};
 use crate::types::{Code, ContainerId, Failure, IfName, Outcome};
 
 const ENDING: &str = ".json";
+
+/// One file, as it was when it was read.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owing {
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl Owing {
+    /// Removes it, unless it says something else by now.
+    pub fn settle(&self) -> Outcome<()> {
+        let failed = |e| failed(Code::Io, "remove", &self.path, &e);
+        if read_file(&self.path).map_err(failed)?.is_some_and(|now| now == self.bytes) {
+            remove_file(&self.path).map_err(failed)?;
+        }
+        Ok(())
+    }
+}
 
 pub struct Pending<'a> {
     dirs: &'a Dirs,
@@ -42,6 +60,15 @@ impl<'a> Pending<'a> {
         })
     }
 
+    /// Whole or not there, and not yet on the disk: for what is of no use after a power cut, since the pod that it is about
+    /// is made anew then.
+    pub fn note(&self, container: &ContainerId, ifname: &IfName, what: &impl Serialize) -> Outcome<()> {
+        let path = self.path(container, ifname);
+        serde_json::to_vec(what).map_err(Into::into).and_then(|bytes| write_whole(&path, &bytes)).map_err(|e| {
+            failed(Code::JournalUnwritable, "write", &path, &e).remedy("free space there, or mount it writable")
+        })
+    }
+
     pub fn read<T: DeserializeOwned>(&self, container: &ContainerId, ifname: &IfName) -> Outcome<Option<T>> {
         read(&self.path(container, ifname))
     }
@@ -65,6 +92,21 @@ impl<'a> Pending<'a> {
             .collect())
     }
 
+    /// Each with the handle by which it is settled, those first that have waited longest.
+    pub fn owing<T: DeserializeOwned>(&self) -> Outcome<Vec<(Owing, Outcome<T>)>> {
+        let mut all = Vec::new();
+        for name in names(&self.root())?.into_iter().filter(|n| n.ends_with(ENDING)) {
+            let path = self.root().join(name);
+            let Ok(bytes) = read_file(&path) else { continue };
+            let Some(bytes) = bytes else { continue };
+            let since = path.metadata().and_then(|m| m.modified()).unwrap_or(std::time::SystemTime::UNIX_EPOCH);
+            let what = parse(&path, &bytes);
+            all.push((since, Owing { path, bytes }, what));
+        }
+        all.sort_by_key(|(since, ..)| *since);
+        Ok(all.into_iter().map(|(_, owing, what)| (owing, what)).collect())
+    }
+
     fn root(&self) -> PathBuf {
         self.dirs.state.join(self.folder)
     }
@@ -78,7 +120,13 @@ impl<'a> Pending<'a> {
 fn read<T: DeserializeOwned>(path: &Path) -> Outcome<Option<T>> {
     let broken = |why: String| Failure::new(Code::JournalBroken, format!("{} {why}", path.display()));
     let Some(bytes) = read_file(path).map_err(|e| broken(format!("cannot be read: {e}")))? else { return Ok(None) };
-    serde_json::from_slice(&bytes).map(Some).map_err(|e| broken(format!("is torn, or another program's: {e}")))
+    parse(path, &bytes).map(Some)
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Outcome<T> {
+    serde_json::from_slice(bytes).map_err(|e| {
+        Failure::new(Code::JournalBroken, format!("{} is torn, or another program's: {e}", path.display()))
+    })
 }
 
 #[cfg(test)]
@@ -104,6 +152,28 @@ mod tests {
         pending.remove(&c, &eth0).unwrap();
         assert_eq!(pending.all::<Value>().unwrap().len(), 1);
         assert!(Pending::untold(&dirs).all::<Value>().unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_settled_is_what_was_read() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dirs = Dirs::new(tmp.path().join("run"), tmp.path().join("state"));
+        let untold = Pending::untold(&dirs);
+        assert!(untold.owing::<Value>().unwrap().is_empty());
+        let (c, d, eth0) = ("c1".parse().unwrap(), "c2".parse().unwrap(), "eth0".parse().unwrap());
+        untold.note(&d, &eth0, &json!(1)).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        untold.note(&c, &eth0, &json!(2)).unwrap();
+        let all = untold.owing::<Value>().unwrap();
+        assert_eq!(all.iter().map(|(_, v)| v.clone().unwrap()).collect::<Vec<_>>(), [json!(1), json!(2)]);
+        untold.note(&c, &eth0, &json!(3)).unwrap();
+        for (owing, _) in &all {
+            owing.settle().unwrap();
+            owing.settle().unwrap();
+        }
+        assert_eq!(untold.all::<Value>().unwrap(), [Ok(json!(3))], "written anew meanwhile: still owed");
+        std::fs::write(untold.path(&d, &eth0), "{").unwrap();
+        assert!(untold.owing::<Value>().unwrap().iter().any(|(_, v)| v.is_err()));
     }
 
     #[test]

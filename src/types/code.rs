@@ -19,6 +19,11 @@ macro_rules! codes {
                 match self { $(Code::$name => $id,)* }
             }
 
+            /// The code of that id; another program may know more of them.
+            pub fn of_id(id: &str) -> Option<Self> {
+                match id { $($id => Some(Code::$name),)* _ => None }
+            }
+
             /// Error code of the CNI result (specification 1.1.0, "Error"; 100 and above are the plugin's own).
             pub fn cni(self) -> u32 {
                 match self { $(Code::$name => $cni,)* }
@@ -119,6 +124,8 @@ mod tests {
         ids.sort_unstable();
         ids.dedup();
         assert_eq!(ids.len(), Code::ALL.len());
+        assert!(Code::ALL.iter().all(|c| Code::of_id(c.id()) == Some(*c)));
+        assert_eq!(Code::of_id("TR0000"), None);
     }
 
     #[test]

@@ -35,7 +35,7 @@ impl Desk {
 
     fn pod(&self, runtime: &Value, args: &str, api: Option<&Api>) -> Outcome<Pod> {
         let call = call(&json!({"name": "n", "runtimeConfig": runtime}), args);
-        block_on(Sources::new(&call, &self.dirs, api).pod())
+        block_on(Sources::new(&call, &self.dirs, api).pod(&Wish::default()))
     }
 
     fn nad(&self, api: Option<&Api>) -> (Outcome<Nad>, Vec<String>) {

@@ -1,0 +1,151 @@
+//! Answers the plugin on the socket: what a pod wants, out of what the watches have seen.
+//!
+//! A pod or a network that they have not seen is asked for; the plugin hears then that its answer takes a while. Only root
+//! is answered. Nothing is known here of what follows from an answer.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use super::context::Context;
+use super::facts::Facts;
+use super::metrics::Family;
+use super::tell;
+use crate::protocol::{self, Ask, LONGEST_REQUEST, Say, Trouble};
+use crate::store::make_dir;
+use crate::types::{Code, Failure, Outcome};
+
+/// A plugin that asks nothing for so long has forgotten to go.
+const IDLE: Duration = Duration::from_secs(30);
+/// Runtimes start at most some dozen pods at a time.
+const AT_ONCE: usize = 256;
+
+const ANSWERED: Family = Family::duration("trestle_answer_seconds", "Time of an answer to the plugin.");
+
+pub async fn run(ctx: Context) -> Outcome<()> {
+    let facts = Arc::new(Facts::new(ctx.clone())?);
+    let listener = bind(&ctx).map_err(|e| {
+        let path = protocol::socket(&ctx.dirs);
+        Failure::new(Code::Io, format!("cannot listen at {}: {e}", path.display()))
+    })?;
+    ctx.metrics.working("answers", true);
+    let room = Arc::new(Semaphore::new(AT_ONCE));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = ctx.ended() => return Ok(()),
+        };
+        let Ok((stream, _)) = accepted else {
+            // No descriptor is left, or no memory: both pass.
+            sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let Ok(place) = room.clone().acquire_owned().await else { return Ok(()) };
+        let (ctx, facts) = (ctx.clone(), facts.clone());
+        tokio::spawn(async move {
+            if let Err(e) = serve(&ctx, &facts, stream).await {
+                tracing::debug!(error = %e, "a plugin went away");
+            }
+            drop(place);
+        });
+    }
+}
+
+/// Under another name first, so that there is no instant without a socket, nor one that others may open. The name stays
+/// when the agent goes: nobody listens then.
+fn bind(ctx: &Context) -> io::Result<UnixListener> {
+    let path = protocol::socket(&ctx.dirs);
+    make_dir(&ctx.dirs.run)?;
+    let temporary = ctx.dirs.run.join(format!("agent.sock.{}.new", std::process::id()));
+    let _ = std::fs::remove_file(&temporary);
+    let listener = UnixListener::bind(&temporary)?;
+    std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&temporary, path)?;
+    Ok(listener)
+}
+
+async fn serve(ctx: &Context, facts: &Facts, stream: UnixStream) -> io::Result<()> {
+    let peer = stream.peer_cred()?;
+    if peer.uid() != 0 {
+        tracing::warn!(uid = peer.uid(), pid = peer.pid(), "somebody else than root is at the socket");
+        return Ok(());
+    }
+    let (input, output) = stream.into_split();
+    let (mut input, mut output) = (BufReader::new(input), Output { stream: output, waits: false });
+    while let Some(line) = line(&mut input).await? {
+        let began = Instant::now();
+        output.waits = false;
+        let say = match protocol::read(&line) {
+            Ok(ask) => answer(ctx, facts, ask, &mut output).await?,
+            Err(failure) => Some(Say::Error(Trouble::from(&failure))),
+        };
+        if let Some(say) = say {
+            output.say(&say).await?;
+            let from = if output.waits { "api" } else { "watch" };
+            ctx.metrics.observe(&ANSWERED, &[("from", from)], began.elapsed().as_secs_f64());
+        }
+    }
+    Ok(())
+}
+
+/// `None` at the end.
+async fn line(input: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    let mut bounded = input.take(LONGEST_REQUEST);
+    let Ok(read) = timeout(IDLE, bounded.read_until(b'\n', &mut line)).await else { return Ok(None) };
+    read?;
+    match line.last() {
+        None => Ok(None),
+        Some(b'\n') => Ok(Some(line)),
+        Some(_) => Err(io::Error::other("a request without an end")),
+    }
+}
+
+async fn answer(ctx: &Context, facts: &Facts, ask: Ask, output: &mut Output) -> io::Result<Option<Say>> {
+    match ask {
+        Ask::Pod(ask) => {
+            if !facts.knows_pod(&ask) {
+                output.wait().await?;
+            }
+            Ok(Some(facts.pod(ask).await.map_or_else(|f| Say::Error(Trouble::from(&f)), Say::Pod)))
+        }
+        Ask::Networks(ask) => {
+            if !ask.names.iter().all(|name| facts.knows_network(name, true)) {
+                output.wait().await?;
+            }
+            Ok(Some(Say::Networks(facts.networks(ask.names).await)))
+        }
+        Ask::Untold {} => {
+            ctx.outbox.knock();
+            Ok(None)
+        }
+        Ask::Event(complaint) => {
+            tell::complain(ctx, &complaint.pod, &complaint.reason, &complaint.message);
+            Ok(None)
+        }
+    }
+}
+
+struct Output {
+    stream: OwnedWriteHalf,
+    /// The plugin knows that it takes a while.
+    waits: bool,
+}
+
+impl Output {
+    async fn say(&mut self, say: &Say) -> io::Result<()> {
+        self.stream.write_all(&protocol::line(say)).await
+    }
+
+    async fn wait(&mut self) -> io::Result<()> {
+        self.waits = true;
+        self.say(&Say::Wait(u64::try_from(super::facts::LONGEST.as_millis()).unwrap_or(u64::MAX))).await
+    }
+}

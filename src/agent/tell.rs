@@ -1,0 +1,206 @@
+//! Tells Kubernetes what plugins have put down: a pod's network-status, and Events.
+//!
+//! A status lies on disk until the API server has taken it, or says that its pod is gone: neither a restart of the agent
+//! nor one of the API server loses it. Events are told as well as it goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use tokio::time::sleep;
+
+use super::context::Context;
+use super::metrics::Family;
+use super::outbox::Message;
+use super::watch::jittered;
+use crate::annotation;
+use crate::api::{Api, Event, Limits, On, Told};
+use crate::protocol::{Name, Untold};
+use crate::store::{Owing, Pending};
+use crate::types::{Code, Failure, Outcome, PodRef};
+
+/// A knock may get lost with an agent that ends.
+const LOOK: Duration = Duration::from_secs(10);
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Pods at a time.
+const AT_ONCE: usize = 4;
+const COMPONENT: &str = "trestle";
+/// A file of a newer program is not this one's to judge.
+const VERSION: u32 = 1;
+
+const TOLD: Family = Family::counter("trestle_statuses_total", "Network-statuses, by what came of telling them.");
+const UNTOLD: Family = Family::gauge("trestle_statuses_untold", "Network-statuses that wait to be told.");
+const EVENTS: Family = Family::counter("trestle_events_total", "Events, by what came of telling them.");
+
+pub async fn run(ctx: Context) -> Outcome<()> {
+    let part = Duration::from_secs(5);
+    let api = ctx.api(Limits { connect: Duration::from_secs(3), request: part, total: part * 2 })?;
+    let mut desk = Desk { ctx: ctx.clone(), api, tries: BTreeMap::new() };
+    ctx.metrics.working("tell", true);
+    loop {
+        let pause = desk.round().await;
+        tokio::select! {
+            // While the API server does not answer, a knock changes nothing.
+            () = ctx.outbox.knocked(), if pause.is_none() => {}
+            () = sleep(pause.unwrap_or(LOOK)) => {}
+            () = ctx.ended() => return Ok(()),
+        }
+    }
+}
+
+/// An Event for the pod, and for the virtual machine in it.
+pub fn complain(ctx: &Context, pod: &PodRef, reason: &str, text: &str) {
+    let message = |about: PodRef, on| Message { about, on, reason: reason.to_owned(), text: text.to_owned() };
+    let name = Name { namespace: pod.namespace.clone(), name: pod.name.clone() };
+    if let Some(vmi) = ctx.known.pods.get(&name).and_then(|known| known.vmi) {
+        let about = PodRef { namespace: pod.namespace.clone(), name: vmi.name, uid: Some(vmi.uid) };
+        ctx.outbox.event(message(about, On::Vmi));
+    }
+    ctx.outbox.event(message(pod.clone(), On::Pod));
+}
+
+struct Desk {
+    ctx: Context,
+    api: Api,
+    /// When a status may be tried again, and the pause after that.
+    tries: BTreeMap<Owing, (Instant, Duration)>,
+}
+
+enum Came {
+    Settled,
+    /// Of this one alone.
+    Refused,
+    /// There is no use in trying others.
+    Away,
+}
+
+impl Desk {
+    /// All that is due. Returns a pause where that was not possible.
+    async fn round(&mut self) -> Option<Duration> {
+        let all = match Pending::untold(&self.ctx.dirs).owing::<Untold>() {
+            Ok(all) => all,
+            Err(failure) => {
+                tracing::warn!(%failure, "it is not known what is to be told");
+                return Some(LOOK);
+            }
+        };
+        let waiting = all.len();
+        let due = self.due(all);
+        let desk = &*self;
+        let told: Vec<(Owing, Came)> = futures_util::stream::iter(due)
+            .map(|(owing, untold)| async move { (owing, desk.status(untold).await) })
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
+        let away = told.iter().any(|(_, came)| matches!(came, Came::Away));
+        let settled = told.iter().filter(|(_, came)| matches!(came, Came::Settled)).count();
+        for (owing, came) in told {
+            self.settle(owing, &came);
+        }
+        self.ctx.metrics.set(&UNTOLD, &[], waiting.saturating_sub(settled) as f64);
+        if away || !self.events().await {
+            return Some(jittered(FIRST_PAUSE * 2));
+        }
+        self.next_try()
+    }
+
+    /// Of several statuses of one pod the last one counts.
+    fn due(&mut self, all: Vec<(Owing, Outcome<Untold>)>) -> Vec<(Owing, Untold)> {
+        let there: BTreeSet<Owing> = all.iter().map(|(owing, _)| owing.clone()).collect();
+        self.tries.retain(|owing, _| there.contains(owing));
+        let mut last: BTreeMap<(String, String), (Owing, Untold)> = BTreeMap::new();
+        for (owing, untold) in all {
+            match untold {
+                Ok(untold) if untold.version > VERSION => {}
+                Ok(untold) => {
+                    let key = (untold.pod.namespace.clone(), untold.pod.name.clone());
+                    if let Some((older, _)) = last.insert(key, (owing, untold)) {
+                        self.settle(older, &Came::Settled);
+                    }
+                }
+                // Not synced, as its pod does not outlive a power cut.
+                Err(failure) => {
+                    tracing::warn!(%failure, "a status is lost");
+                    self.settle(owing, &Came::Settled);
+                }
+            }
+        }
+        let now = Instant::now();
+        last.into_values().filter(|(owing, _)| self.tries.get(owing).is_none_or(|(at, _)| *at <= now)).collect()
+    }
+
+    async fn status(&self, untold: Untold) -> Came {
+        let pod = &untold.pod;
+        let came = self.api.patch_annotation(pod, annotation::STATUS, &untold.status).await;
+        let (came, label) = match came {
+            Ok(Told::Done) => {
+                tracing::debug!(%pod, "network-status told");
+                if !untold.stale.is_empty() {
+                    complain(&self.ctx, pod, "StaleNetwork", &untold.stale.join("; "));
+                }
+                (Came::Settled, "done")
+            }
+            Ok(Told::Gone | Told::Replaced) => {
+                tracing::info!(%pod, "no status told: not this pod any more");
+                (Came::Settled, "gone")
+            }
+            Err(failure) => {
+                tracing::warn!(%pod, %failure, "network-status not told yet");
+                (if failure.code == Code::ApiUnreachable { Came::Away } else { Came::Refused }, "failed")
+            }
+        };
+        self.ctx.metrics.add(&TOLD, &[("outcome", label)], 1);
+        came
+    }
+
+    fn settle(&mut self, owing: Owing, came: &Came) {
+        match came {
+            Came::Settled => {
+                self.tries.remove(&owing);
+                if let Err(failure) = owing.settle() {
+                    tracing::warn!(%failure, "told, and will be told again");
+                }
+            }
+            // All wait for the server then, and are told at once when it is back.
+            Came::Away => {}
+            Came::Refused => {
+                let (_, pause) = self.tries.get(&owing).copied().unwrap_or((Instant::now(), FIRST_PAUSE));
+                self.tries.insert(owing, (Instant::now() + jittered(pause), (pause * 2).min(LONGEST_PAUSE)));
+            }
+        }
+    }
+
+    fn next_try(&self) -> Option<Duration> {
+        let next = self.tries.values().map(|(at, _)| *at).min()?;
+        // A knock is waited for as well: not for long.
+        Some(next.saturating_duration_since(Instant::now()).min(FIRST_PAUSE))
+    }
+
+    /// `false`: the API server does not answer, and those left wait for it.
+    async fn events(&self) -> bool {
+        let mut left = self.ctx.outbox.take_events().into_iter();
+        while let Some(message) = left.next() {
+            let Message { about, on, reason, text } = &message;
+            let event = Event { about, on: *on, reason, message: text, warning: true, component: COMPONENT };
+            let label = match self.api.event(&event).await {
+                Ok(()) => "done",
+                Err(failure) if failure.code == Code::ApiUnreachable => {
+                    tracing::warn!(%failure, "the Event waits");
+                    std::iter::once(message.clone()).chain(left).for_each(|m| self.ctx.outbox.event(m));
+                    return false;
+                }
+                Err(failure) => {
+                    lost(&failure);
+                    "failed"
+                }
+            };
+            self.ctx.metrics.add(&EVENTS, &[("outcome", label)], 1);
+        }
+        true
+    }
+}
+
+fn lost(failure: &Failure) {
+    tracing::warn!(%failure, "the Event is lost");
+}

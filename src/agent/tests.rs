@@ -1,0 +1,257 @@
+//! Watches, answers and statuses together, against an API server that changes, fails and comes back.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::task::LocalSet;
+
+use super::known::Trust;
+use super::testing::{Cluster, context, eventually, nad, nad_object, pod_object};
+use super::*;
+use crate::plan::testing::call;
+use crate::protocol::{Name, Untold};
+use crate::resolve::{Copies, Pod, Sources, Wish};
+use crate::store::Pending;
+use crate::types::PodRef;
+
+const ARGS: &str = "K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web;K8S_POD_UID=u1";
+
+fn asks_for(networks: &str) -> Value {
+    json!({"k8s.v1.cni.cncf.io/networks": networks, "of no use": "x"})
+}
+
+/// All duties on one thread, while the test talks to them.
+fn with_agent(ctx: &Context, test: impl Future<Output = ()>) {
+    runtime().unwrap().block_on(async {
+        let local = LocalSet::new();
+        for duty in DUTIES {
+            let ctx = ctx.clone();
+            local.spawn_local(async move { again_and_again(duty, &ctx).await });
+        }
+        local.run_until(test).await;
+    });
+}
+
+async fn serving(ctx: &Context) {
+    eventually("both watches run", || ctx.known.nads.trust() == Trust::True && ctx.known.pods.trust() == Trust::True)
+        .await;
+    eventually("the socket is there", || crate::protocol::socket(&ctx.dirs).exists()).await;
+}
+
+async fn ask(ctx: &Context, args: &str, networks: &[&str]) -> (Outcome<Pod>, Vec<Outcome<Nad>>, Vec<String>) {
+    let call = call(&json!({"name": "n"}), args);
+    let sources = Sources::new(&call, &ctx.dirs, None);
+    let wish = Wish { home: "kube-system".into(), also: vec![name("kube-system", "cbr")] };
+    let pod = sources.pod(&wish).await;
+    let mut found = Vec::new();
+    for one in networks {
+        found.push(sources.nad("prod", one).await);
+    }
+    (pod, found, sources.stale())
+}
+
+use crate::nad::Nad;
+
+fn name(namespace: &str, name: &str) -> Name {
+    Name { namespace: namespace.into(), name: name.into() }
+}
+
+#[test]
+fn a_pod_and_its_networks_without_a_question() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (ctx, cluster) = (context(tmp.path()), Cluster::new(tmp.path()));
+    cluster.put_nad(&nad_object("lan", "7"));
+    cluster.put_pod(&pod_object("web", "u1", &asks_for("lan")));
+    with_agent(&ctx, async {
+        serving(&ctx).await;
+        let before = cluster.fake.seen().len();
+        let (pod, nads, stale) = ask(&ctx, ARGS, &["lan"]).await;
+        let pod = pod.unwrap();
+        let annotations = pod.facts.annotations.unwrap();
+        assert_eq!(annotations.keys().collect::<Vec<_>>(), ["k8s.v1.cni.cncf.io/networks"]);
+        assert_eq!(pod.known.unwrap().uid.as_deref(), Some("u1"));
+        assert_eq!((nads, stale), (vec![Ok(nad("lan", "7"))], vec![]));
+        assert_eq!(cluster.fake.seen().len(), before, "nobody asked the API server");
+        let socket = std::fs::metadata(crate::protocol::socket(&ctx.dirs)).unwrap();
+        assert_eq!((socket.permissions().mode() & 0o777, socket.uid()), (0o600, 0));
+        // Metadata is all that is asked of pods, and only of this node's.
+        let list = &cluster.asked("GET", "/api/v1/pods?")[0];
+        assert!(list.path.contains("spec.nodeName%3Dnode1&") && list.headers["accept"].contains("PartialObject"));
+    });
+}
+
+#[test]
+fn what_the_watch_has_not_seen_is_fetched() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (ctx, cluster) = (context(tmp.path()), Cluster::new(tmp.path()));
+    cluster.put_nad(&nad_object("lan", "7"));
+    with_agent(&ctx, async {
+        serving(&ctx).await;
+        cluster.put_silently(&pod_object("web", "u1", &asks_for("lan,none")));
+        let (pod, nads, _) = ask(&ctx, ARGS, &["lan", "none"]).await;
+        assert_eq!(pod.unwrap().known.unwrap().uid.as_deref(), Some("u1"));
+        assert_eq!(nads[0], Ok(nad("lan", "7")));
+        assert_eq!(nads[1].as_ref().unwrap_err().code, Code::NadMissing);
+        assert_eq!(cluster.asked("GET", "/namespaces/kube-system/").len(), 0, "a configuration's need not be objects");
+        // Another pod of that name, which the watch does know.
+        cluster.put_pod(&pod_object("web", "u2", &asks_for("lan")));
+        eventually("it is seen", || ctx.known.pods.len() == 1).await;
+        let (replaced, ..) = ask(&ctx, ARGS, &[]).await;
+        assert_eq!(replaced.unwrap_err().code, Code::PodReplaced);
+        let (gone, ..) = ask(&ctx, "K8S_POD_NAMESPACE=prod;K8S_POD_NAME=gone", &[]).await;
+        assert_eq!(gone.unwrap_err().code, Code::PodMissing);
+    });
+}
+
+#[test]
+fn changes_reach_memory_and_copies() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (ctx, cluster) = (context(tmp.path()), Cluster::new(tmp.path()));
+    let lan = nad_object("lan", "7");
+    cluster.put_nad(&lan);
+    let copies = Copies::new(&ctx.dirs);
+    with_agent(&ctx, async {
+        serving(&ctx).await;
+        eventually("copies are vouched for", || copies.vouched()).await;
+        assert_eq!(copies.read("prod", "lan").unwrap().nad, nad("lan", "7"));
+        cluster.put_nad(&nad_object("lan", "8"));
+        eventually("changed", || copies.read("prod", "lan").is_some_and(|c| c.nad == nad("lan", "8"))).await;
+        assert_eq!(ctx.known.nads.get(&name("prod", "lan")), Some(nad("lan", "8")));
+        cluster.remove_nad(&lan);
+        eventually("gone", || copies.read("prod", "lan").is_none()).await;
+        assert_eq!(ctx.known.nads.len(), 0);
+        // What happened while the watch was away is found by a list.
+        cluster.put_nad(&nad_object("new", "9"));
+        eventually("new", || ctx.known.nads.len() == 1).await;
+        cluster.expire();
+        eventually("listed again", || cluster.asked("GET", "definitions?resourceVersion").len() >= 2).await;
+        serving(&ctx).await;
+        assert_eq!(ctx.known.nads.get(&name("prod", "new")), Some(nad("new", "9")));
+    });
+}
+
+#[test]
+fn while_the_api_server_fails_old_words_serve_and_say_so() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (ctx, cluster) = (context(tmp.path()), Cluster::new(tmp.path()));
+    cluster.put_nad(&nad_object("lan", "7"));
+    cluster.put_pod(&pod_object("web", "u1", &asks_for("lan")));
+    with_agent(&ctx, async {
+        serving(&ctx).await;
+        cluster.fail(Some(503));
+        eventually("no watch", || ctx.known.nads.trust() != Trust::True).await;
+        let (pod, nads, stale) = ask(&ctx, ARGS, &["lan"]).await;
+        assert_eq!(pod.unwrap().known.unwrap().uid.as_deref(), Some("u1"));
+        assert_eq!(nads, [Ok(nad("lan", "7"))]);
+        assert!(stale[0].contains("network prod/lan") && stale[0].contains("ago"), "{stale:?}");
+        cluster.fail(None);
+        eventually("watched again", || ctx.known.nads.trust() == Trust::True).await;
+        let (_, _, stale) = ask(&ctx, ARGS, &["lan"]).await;
+        assert!(stale.is_empty());
+    });
+}
+
+fn put_down(ctx: &Context, container: &str, pod: &str, status: &str) {
+    let pod = PodRef { namespace: "prod".into(), name: pod.into(), uid: Some("u1".into()) };
+    let untold = Untold { version: 1, pod, status: status.into(), stale: Vec::new() };
+    Pending::untold(&ctx.dirs).note(&container.parse().unwrap(), &"eth0".parse().unwrap(), &untold).unwrap();
+}
+
+fn untold(ctx: &Context) -> usize {
+    Pending::untold(&ctx.dirs).all::<Untold>().unwrap().len()
+}
+
+#[test]
+fn a_status_is_told_once_and_survives_every_trouble() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (ctx, cluster) = (context(tmp.path()), Cluster::new(tmp.path()));
+    cluster.put_pod(&pod_object("web", "u1", &json!({})));
+    // Left by an agent that was killed; two of one pod, of which the newer counts; one of a pod that is gone; a torn one.
+    put_down(&ctx, "old", "web", "[0]");
+    std::thread::sleep(Duration::from_millis(20));
+    put_down(&ctx, "c1", "web", "[1]");
+    put_down(&ctx, "c2", "gone", "[2]");
+    std::fs::write(ctx.dirs.state.join("untold/c3~eth0.json"), "{\"vers").unwrap();
+    cluster.fail_patches(Some(503));
+    with_agent(&ctx, async {
+        serving(&ctx).await;
+        eventually("tried", || cluster.asked("PATCH", "/pods/web/status").len() >= 2).await;
+        assert!(untold(&ctx) >= 2);
+        cluster.fail_patches(Some(403));
+        eventually("the API server refuses", || ctx.metrics.text().contains("trestle_statuses_untold 2")).await;
+        cluster.fail_patches(None);
+        eventually("all are told", || std::fs::read_dir(ctx.dirs.state.join("untold")).unwrap().count() == 0).await;
+        let patches = cluster.asked("PATCH", "/pods/web/status");
+        let last = patches.last().unwrap().json();
+        assert_eq!(last["metadata"]["annotations"]["k8s.v1.cni.cncf.io/network-status"], "[1]");
+        assert!(patches.iter().all(|p| !p.body.contains("[0]")), "an older one of the same pod");
+        let before = cluster.asked("PATCH", "").len();
+        put_down(&ctx, "c4", "web", "[4]");
+        ctx.outbox.knock();
+        eventually("told at a knock", || untold(&ctx) == 0).await;
+        assert_eq!(cluster.asked("PATCH", "").len(), before + 1, "one patch");
+    });
+}
+
+#[test]
+fn a_machine_hears_of_it_too() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (ctx, cluster) = (context(tmp.path()), Cluster::new(tmp.path()));
+    let mut pod = pod_object("virt-launcher-db-abcde", "u1", &json!({"kubevirt.io/domain": "db"}));
+    pod["metadata"]["ownerReferences"] =
+        json!([{"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "name": "db", "uid": "v1"}]);
+    cluster.put_pod(&pod);
+    with_agent(&ctx, async {
+        serving(&ctx).await;
+        let about = PodRef { namespace: "prod".into(), name: "virt-launcher-db-abcde".into(), uid: Some("u1".into()) };
+        tell::complain(&ctx, &about, "NetworkNotAttached", "no bridge");
+        eventually("two Events", || cluster.asked("POST", "/events").len() == 2).await;
+        let events: Vec<Value> = cluster.asked("POST", "/events").iter().map(|s| s.json()).collect();
+        let on = |i: usize| (events[i]["involvedObject"]["kind"].clone(), events[i]["involvedObject"]["uid"].clone());
+        assert_eq!(on(0), (json!("VirtualMachineInstance"), json!("v1")));
+        assert_eq!(on(1), (json!("Pod"), json!("u1")));
+    });
+}
+
+#[test]
+fn garbage_at_the_socket_harms_nobody() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let tmp = tempfile::tempdir().unwrap();
+    let (ctx, cluster) = (context(tmp.path()), Cluster::new(tmp.path()));
+    cluster.put_pod(&pod_object("web", "u1", &json!({})));
+    with_agent(&ctx, async {
+        serving(&ctx).await;
+        let path = crate::protocol::socket(&ctx.dirs);
+        let open = || tokio::net::UnixStream::connect(path.clone());
+        let mut idle = open().await.unwrap();
+        let mut long = open().await.unwrap();
+        // The server may hang up in the middle of it.
+        let _ = long.write_all(&vec![b'x'; 200_000]).await;
+        let mut wrong = open().await.unwrap();
+        wrong.write_all(b"{\"v\":9,\"pod\":{}}\n").await.unwrap();
+        let mut answer = vec![0; 200];
+        let n = wrong.read(&mut answer).await.unwrap();
+        assert!(String::from_utf8_lossy(&answer[..n]).contains("version 9"));
+        assert!(ask(&ctx, ARGS, &[]).await.0.is_ok());
+        idle.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn a_second_agent_waits_and_a_removed_directory_ends_it() {
+    let tmp = tempfile::tempdir().unwrap();
+    let ctx = context(tmp.path());
+    runtime().unwrap().block_on(async {
+        let first = Own::take(&ctx.dirs).await.unwrap();
+        first.still().unwrap();
+        let second = tokio::time::timeout(Duration::from_millis(100), Own::take(&ctx.dirs)).await;
+        assert!(second.is_err(), "the first one acts");
+        drop(first);
+        // The thread of the wait that was given up holds it, and lets go: nobody takes it from there.
+        let second = tokio::time::timeout(Duration::from_secs(5), Own::take(&ctx.dirs)).await.unwrap().unwrap();
+        std::fs::remove_dir_all(&ctx.dirs.state).unwrap();
+        std::fs::create_dir(&ctx.dirs.state).unwrap();
+        assert_eq!(second.still().unwrap_err().code, Code::Io);
+    });
+}
