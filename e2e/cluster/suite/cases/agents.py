@@ -1,0 +1,90 @@
+"""The node's agent: what it may do, what it does, and that nobody misses it while it is away."""
+from . import case
+from .. import agent
+from ..cluster import claim, get, kubectl, same, until
+from ..world import STATUS, bridge, lan_address
+
+KEY = "bridge.network.kubevirt.io/br-lan"
+
+
+def resources(node):
+    status = get("node", node.name)["status"]
+    return {key: status[key].get(KEY) for key in ("capacity", "allocatable")}
+
+
+def tidy(act):
+    """Another case must not find an agent."""
+    def wrapped(world):
+        try:
+            agent.install(world.nodes)
+            act(world)
+        finally:
+            agent.remove()
+    wrapped.__name__, wrapped.__doc__ = act.__name__, act.__doc__
+    return wrapped
+
+
+@case("own", "meta", alone=True)
+@tidy
+def agent_policy(world):
+    """An agent's token changes network-status of its own node's pods and the bridges of its own node, and nothing else."""
+    here, there = world.nodes
+    world.pods(("here", here), ("there", there))
+    token, pod = agent.Token(here), f"/api/v1/namespaces/{world.namespace}/pods/{{}}/status"
+    node = "/api/v1/nodes/{}/status"
+    told = {"metadata": {"annotations": {STATUS: "[]"}}}
+    ours = {"status": {"capacity": {KEY: "7"}, "allocatable": {KEY: "7"}}}
+    allowed = [(pod.format("here"), told), (node.format(here.name), ours)]
+    refused = [
+        (pod.format("there"), told, "another node"),
+        (node.format(there.name), ours, "another node"),
+        (pod.format("here"), {"metadata": {"annotations": {"other": "x"}}}, "annotations"),
+        (pod.format("here"), {"metadata": {"labels": {"other": "x"}}}, "labels"),
+        (pod.format("here"), {"status": {"podIP": "192.0.2.66"}}, "no pod's status"),
+        (node.format(here.name), {"metadata": {"labels": {"other": "x"}}}, "labels"),
+        (node.format(here.name), {"metadata": {"annotations": {STATUS: "x"}}}, "annotations"),
+        (node.format(here.name), {"status": {"capacity": {"cpu": "1"}}}, "of a node's status"),
+        (node.format(here.name), {"status": {"allocatable": {"pods": None}}}, "of a node's status"),
+        (node.format(here.name), {"status": {"conditions": []}}, "of a node's status"),
+    ]
+    for path, body in allowed:
+        same(f"{path} {body}", token.patch(path, body), "done")
+    for path, body, why in refused:
+        said = token.patch(path, body)
+        claim(f"{path} {body} is refused ({why}): {said}", why in said)
+
+
+@case("own", "meta", alone=True)
+@tidy
+def agent_at_work(world):
+    """Pods get their networks and status with the agent, while it is killed, and without it; nothing stays untold."""
+    node = world.nodes[0]
+    world.nad("lan", bridge("br-lan"))
+    for name, before in (("with", None), ("killed", "killed"), ("back", None)):
+        if before:
+            kubectl("delete", "pod", "-n", "trestle-system", agent.on(node), "--grace-period=0", "--force", "--wait=false")
+        address = lan_address()
+        pod, = world.pods((name, node, [{"name": "lan", "ips": [f"{address}/24"]}]))
+        same(f"addresses of {name}", pod.addresses("net1"), [f"{address}/24"])
+        # The agent tells it a moment later, or the one after it.
+        until(60, f"the status of {name}", lambda: len(pod.status()) == 2)
+        pod.has_status((f"{world.namespace}/lan", "net1"))
+        until(60, "an agent is Ready", lambda: all(map(agent.ready, agent.pods())))
+    same("untold", node.sh("ls /var/lib/trestle/untold 2>/dev/null || true").split(), [])
+
+
+@case("own", "meta", "bridges", alone=True)
+@tidy
+def agent_advertises(world):
+    """Healthy bridges are resources of the node; one that goes down loses its key, and gets it back."""
+    node = world.nodes[1]
+    until(30, "br-lan is advertised", lambda: all(resources(node).values()))
+    try:
+        node.run("ip", "link", "set", "br-lan", "down")
+        until(5, "br-lan has lost its key", lambda: resources(node) == {"capacity": None, "allocatable": None})
+    finally:
+        node.run("ip", "link", "set", "br-lan", "up")
+    until(15, "br-lan has its key again", lambda: all(resources(node).values()))
+    status = get("node", node.name)["status"]["capacity"]
+    same("bridges of the primary network", [key for key in status if key.endswith(("/cni0", "/docker0"))], [])
+    claim("metrics are there", any(name.startswith("trestle_") for name in agent.metrics(node)))
