@@ -17,7 +17,7 @@ pub struct MadePort<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     Sound,
-    /// It is off its bridge, and must be left so. Why, for people.
+    /// It is off its bridge or down, and must be left so. Why, for people.
     Leave(String),
     Mend(Mend),
 }
@@ -43,10 +43,13 @@ pub fn port(made: &MadePort<'_>, port: &Link, bridge: Option<&Link>, vlans: &[Po
         return off(port, format!("bridge {} is not there", made.bridge));
     };
     match port.master {
-        Some(index) if index == bridge.index => resident(made, port, filtering, vlans),
+        Some(index) if index == bridge.index && port.up => resident(made, port, filtering, vlans),
         // Somebody chose that one.
-        Some(_) => Verdict::Leave(format!("{} is on another link than {}", port.name, made.bridge)),
-        None => match refusal(made, port, bridge, filtering) {
+        Some(index) if index != bridge.index => {
+            Verdict::Leave(format!("{} is on another link than {}", port.name, made.bridge))
+        }
+        // Down: somebody was stopped in the middle of putting it back, so its VLANs and flags are not to be trusted.
+        _ => match refusal(made, port, bridge, filtering) {
             Some(why) => Verdict::Leave(why),
             None => Verdict::Mend(join(made, port, bridge)),
         },
@@ -176,6 +179,15 @@ mod tests {
             (mend.join, mend.mtu.map(|m| m.get()), mend.text().as_str()),
             (Some(30), Some(9000), "put back onto its bridge")
         );
+    }
+
+    #[test]
+    fn one_that_is_down_is_put_back_whole() {
+        let made = MadePort { native: Some(vid(10)), ..PLAIN };
+        let down = Link { up: false, ..on(Some(3)) };
+        let there = [vlan(1, false), vlan(10, true)];
+        let Verdict::Mend(mend) = port(&made, &down, Some(&filtering()), &there) else { panic!() };
+        assert_eq!((mend.join, mend.native), (Some(3), Some(vid(10))));
     }
 
     #[test]

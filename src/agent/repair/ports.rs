@@ -47,7 +47,9 @@ impl Ports {
                         mended.told = None;
                     }
                 }
-                Verdict::Leave(why) => said.extend(self.once(port, format!("its port is off its bridge: {why}"))),
+                Verdict::Leave(why) => {
+                    said.extend(self.once(port, format!("its port is off its bridge or down: {why}")))
+                }
                 Verdict::Mend(mend) if tools.dry_run => {
                     said.extend(self.once(port, format!("its port on {} would be {}", port.bridge, mend.text())));
                 }

@@ -89,6 +89,9 @@ fn a_port_that_was_thrown_off_comes_back_as_it_was() {
         node.sh(&format!("bridge link set dev {port} isolated off"));
         until("isolated", || link(&node, &port).port.unwrap().isolated).await;
         assert!(words.borrow()[0].text.ends_with("restored: isolation on"), "{words:?}");
+        // As one who was stopped in the middle of it leaves it.
+        node.sh(&format!("ip link set {port} down; bridge link set dev {port} hairpin off"));
+        until("whole", || link(&node, &port).up && link(&node, &port).port.unwrap().hairpin).await;
     });
     at.check(&result).unwrap();
 }
