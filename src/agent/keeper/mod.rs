@@ -88,9 +88,9 @@ pub struct Keeper<E, C, R> {
 }
 
 impl Keeper<Children, BootClock, ()> {
-    pub fn of_node(dirs: Dirs, root: PathBuf) -> Outcome<Self> {
-        let exchange = Children::of_this_program();
-        Ok(Self { dirs, exchange, clock: BootClock, report: (), root })
+    pub fn of_node(dirs: Dirs, root: PathBuf) -> Self {
+        let exchange = Children::of_this_program(&dirs);
+        Self { dirs, exchange, clock: BootClock, report: (), root }
     }
 }
 

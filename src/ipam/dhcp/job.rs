@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{Identity, Lease, Wish};
+use crate::cni;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
     pub netns: PathBuf,
-    /// Of the namespace: at the path may be another one by now.
+    /// Of the namespace: at the path may be another one by now. 0 where the kernel has none (before Linux 5.14).
     pub cookie: u64,
     /// Of the link inside, which may have another name by now.
     pub index: u32,
@@ -23,21 +24,10 @@ pub struct Job {
     pub step: Step,
     /// Give up after.
     pub seconds: u32,
-}
-
-impl Job {
-    /// The lease that is held, in a record: its step is `Renew` as soon as there is one, `First` where there is none.
-    pub fn held(&self) -> Option<&Lease> {
-        match &self.step {
-            Step::Renew(lease) | Step::Rebind(lease) | Step::Release(lease) | Step::Drop(lease) => Some(lease),
-            Step::First | Step::Reboot(_) => None,
-        }
-    }
-
-    /// As it stands in a record.
-    pub fn holding(self, lease: Lease) -> Self {
-        Self { step: Step::Renew(lease), ..self }
-    }
+    /// The routes that belong to the address, where ADD has put both on the link: what comes back there after the lease
+    /// ran out. None: others did, or a guest has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routes: Option<Vec<cni::Route>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +39,21 @@ pub enum Step {
     Release(Lease),
     /// It has run out: the address comes off the link.
     Drop(Lease),
+}
+
+impl Job {
+    /// The lease that the step is about.
+    pub fn held(&self) -> Option<&Lease> {
+        match &self.step {
+            Step::Renew(lease) | Step::Rebind(lease) | Step::Release(lease) | Step::Drop(lease) => Some(lease),
+            Step::First | Step::Reboot(_) => None,
+        }
+    }
+
+    /// The same link and client, and something else to do.
+    pub fn with(&self, step: Step, seconds: u32) -> Self {
+        Self { step, seconds, ..self.clone() }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
