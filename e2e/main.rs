@@ -18,6 +18,7 @@ mod crash;
 mod docs;
 mod dropin;
 mod harness;
+mod keeper;
 mod lab;
 mod machine;
 mod races;
