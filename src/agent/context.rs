@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::duties::Wanted;
 use super::known::Known;
 use super::metrics::Metrics;
 use super::outbox::Outbox;
@@ -25,6 +26,7 @@ pub struct Context {
     pub metrics: Metrics,
     /// Say what would be repaired, and change nothing.
     pub dry_run: bool,
+    pub wanted: Wanted,
     /// Without one: the pod's own service account.
     pub kubeconfig: Option<PathBuf>,
     pub known: Arc<Known>,

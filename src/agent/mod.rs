@@ -1,16 +1,21 @@
 //! The node's agent: what must live longer than a call of the plugin.
 //!
-//! One duty each on a thread and a runtime of its own, so that none waits for another one's disk; [`DUTIES`] is the list.
+//! One duty each on a thread and a runtime of its own, so that none waits for another one's disk; [`DUTIES`] and
+//! [`NODE_DUTIES`] are the list.
 //! A duty that fails is begun again, and the others go on. Everything here may be missing for a while without a pod that
 //! runs noticing. One agent acts for a node: a second one, in an upgrade's overlap, waits until the first is gone.
 
+mod advertise;
 mod answers;
 mod context;
 mod copies;
+mod duties;
 mod facts;
+pub mod keeper;
 mod known;
 mod metrics;
 mod outbox;
+mod repair;
 mod tell;
 #[cfg(test)]
 mod testing;
@@ -32,6 +37,7 @@ use tokio::sync::{oneshot, watch as turned};
 use tokio::time::{interval, sleep};
 
 use self::context::Context;
+pub use self::duties::Wanted;
 use crate::store::{Dirs, failed, hold, make_dir};
 use crate::types::{Code, Failure, Outcome};
 
@@ -48,6 +54,7 @@ pub struct Options {
     pub node: String,
     pub kubeconfig: Option<PathBuf>,
     pub dry_run: bool,
+    pub wanted: Wanted,
 }
 
 type Work = Pin<Box<dyn Future<Output = Outcome<()>>>>;
@@ -58,12 +65,22 @@ struct Duty {
     run: fn(Context) -> Work,
 }
 
+/// Of the API server's watches, and for the plugin.
 const DUTIES: &[Duty] = &[
     Duty { name: "nads", run: |ctx| Box::pin(watch::nads(ctx)) },
     Duty { name: "pods", run: |ctx| Box::pin(watch::pods(ctx)) },
     Duty { name: "copies", run: |ctx| Box::pin(copies::run(ctx)) },
     Duty { name: "answers", run: |ctx| Box::pin(answers::run(ctx)) },
     Duty { name: "tell", run: |ctx| Box::pin(tell::run(ctx)) },
+];
+
+/// Of the node itself.
+const NODE_DUTIES: &[Duty] = &[
+    Duty { name: "advertise", run: |ctx| Box::pin(duties::advertise(ctx)) },
+    Duty { name: "repair", run: |ctx| Box::pin(duties::repair(ctx)) },
+    Duty { name: "leases", run: |ctx| Box::pin(duties::leases(ctx)) },
+    Duty { name: "calls", run: |ctx| Box::pin(duties::calls(ctx)) },
+    Duty { name: "metrics", run: |ctx| Box::pin(duties::metrics(ctx)) },
 ];
 
 /// Those without which no pod is served: `/readyz` waits for them.
@@ -89,6 +106,7 @@ async fn supervise(options: Options) -> Outcome<()> {
         metrics: metrics::Metrics::default(),
         dry_run: options.dry_run,
         kubeconfig: options.kubeconfig,
+        wanted: options.wanted,
         known: Arc::default(),
         outbox: Arc::default(),
         end,
@@ -98,7 +116,7 @@ async fn supervise(options: Options) -> Outcome<()> {
     for duty in EXPECTED {
         ctx.metrics.expect(duty);
     }
-    let threads = DUTIES.iter().map(|duty| start(duty, &ctx)).collect::<Outcome<Vec<_>>>()?;
+    let threads = DUTIES.iter().chain(NODE_DUTIES).map(|duty| start(duty, &ctx)).collect::<Outcome<Vec<_>>>()?;
     tracing::info!(node = ctx.node, "the agent is at work");
     let mut look = interval(LOOK);
     let ended = loop {

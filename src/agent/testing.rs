@@ -24,6 +24,7 @@ pub fn context(dir: &Path) -> Context {
         node: "node1".into(),
         metrics: Metrics::default(),
         dry_run: false,
+        wanted: Default::default(),
         kubeconfig: Some(dir.join("kubeconfig")),
         known: Arc::default(),
         outbox: Arc::default(),

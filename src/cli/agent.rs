@@ -1,11 +1,12 @@
 //! `trestle agent`: the node's agent, as a DaemonSet runs it.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
 
-use crate::agent::{self, Options};
+use crate::agent::{self, Options, Wanted};
 use crate::store::Dirs;
 
 /// Run the node's agent: it tells the plugin what pods want, and Kubernetes what pods have got
@@ -20,6 +21,19 @@ pub struct AgentArgs {
     /// Say what would be repaired, and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Bridges that the scheduler is told of, by name, `*` and `?` allowed; may be repeated [default: those that pods'
+    /// networks may name by node.json]
+    #[arg(long = "bridge", value_name = "GLOB")]
+    bridges: Vec<String>,
+    /// Only bridges that lead out of the node, by a port with a carrier
+    #[arg(long)]
+    require_uplink: bool,
+    /// Where /metrics, /healthz and /readyz are [default: port 9477 of all addresses]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:9477", hide_default_value = true)]
+    metrics: SocketAddr,
+    /// No metrics
+    #[arg(long, conflicts_with = "metrics")]
+    no_metrics: bool,
 }
 
 pub fn run(args: AgentArgs) -> anyhow::Result<u8> {
@@ -28,6 +42,8 @@ pub fn run(args: AgentArgs) -> anyhow::Result<u8> {
         Some(node) => node,
         None => nix::unistd::gethostname().context("the host's name")?.to_string_lossy().to_ascii_lowercase(),
     };
-    agent::run(Options { dirs, node, kubeconfig: args.kubeconfig, dry_run: args.dry_run })?;
+    let metrics = (!args.no_metrics).then_some(args.metrics);
+    let wanted = Wanted { bridges: args.bridges, require_uplink: args.require_uplink, metrics };
+    agent::run(Options { dirs, node, kubeconfig: args.kubeconfig, dry_run: args.dry_run, wanted })?;
     Ok(super::DONE)
 }

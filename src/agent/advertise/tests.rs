@@ -101,7 +101,7 @@ impl Fake {
 
 fn context(dry_run: bool) -> Context {
     let dirs = Dirs::new("/nonexistent/run", "/nonexistent/state");
-    Context { dirs, node: "n1".into(), metrics: Metrics::default(), dry_run }
+    Context { dirs, node: "n1".into(), dry_run, ..super::super::testing::context(Path::new("/nonexistent")) }
 }
 
 /// The script beside the duty, on a node of its own.

@@ -18,7 +18,7 @@ use crate::types::AttachmentId;
 const IN_TIME: Duration = Duration::from_secs(1);
 
 fn context(node: &Node, dry_run: bool) -> Context {
-    Context { dirs: node.dirs.clone(), node: "n1".into(), metrics: Metrics::default(), dry_run }
+    Context { dirs: node.dirs.clone(), node: "n1".into(), dry_run, ..super::super::testing::context(&node.dirs.run) }
 }
 
 type Words = Rc<RefCell<Vec<Said>>>;

@@ -1,0 +1,159 @@
+//! Joins the duties that know neither the watches nor the command line to the agent: hands each what it needs, and makes
+//! metrics and Events of what it says.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::context::Context;
+use super::keeper::{BootClock, Children, Keeper, News, Report, keep};
+use super::metrics::{self, Family};
+use super::{advertise, repair, tell};
+use crate::api::Limits;
+use crate::ipam::dhcp::Job;
+use crate::plan::BridgeRule;
+use crate::store::{LeaseRecord, NodeConfig};
+use crate::types::{Outcome, PodRef};
+
+/// Between two attempts to be the node's keeper.
+const PAUSE: Duration = Duration::from_secs(1);
+
+const LEASES: Family = Family::gauge("trestle_leases", "DHCP leases that are kept.");
+const NEWS: Family = Family::counter("trestle_lease_news_total", "What happened to DHCP leases.");
+
+/// What the command line says of these duties.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Bridges by these names count; none: those that pods' networks may name.
+    pub bridges: Vec<String>,
+    pub require_uplink: bool,
+    /// Where metrics are asked for; none: nowhere.
+    pub metrics: Option<SocketAddr>,
+}
+
+pub async fn advertise(ctx: Context) -> Outcome<()> {
+    let part = Duration::from_secs(5);
+    let api = ctx.api(Limits { connect: Duration::from_secs(3), request: part, total: part * 2 })?;
+    let rule = BridgeRule {
+        globs: ctx.wanted.bridges.clone(),
+        allow: NodeConfig::read(&ctx.dirs)?.allow_bridges,
+        require_uplink: ctx.wanted.require_uplink,
+    };
+    let node = advertise::ThisNode { api: &api, name: &ctx.node };
+    tokio::select! {
+        done = advertise::run(&ctx, rule, &node) => done,
+        () = ctx.ended() => Ok(()),
+    }
+}
+
+pub async fn repair(ctx: Context) -> Outcome<()> {
+    let tell = |said: &repair::Said| {
+        if let Some(pod) = &said.pod {
+            tell::complain(&ctx, pod, said.kind.reason(said.done), &said.text);
+        }
+    };
+    tokio::select! {
+        done = repair::run(&ctx, &tell) => done,
+        () = ctx.ended() => Ok(()),
+    }
+}
+
+pub async fn metrics(ctx: Context) -> Outcome<()> {
+    let Some(address) = ctx.wanted.metrics else { return Ok(()) };
+    let listener = metrics::bind(address).await?;
+    tokio::select! {
+        done = metrics::serve(listener, ctx.metrics.clone()) => done,
+        () = ctx.ended() => Ok(()),
+    }
+}
+
+pub async fn calls(ctx: Context) -> Outcome<()> {
+    tokio::select! {
+        done = metrics::listen(&ctx.dirs, &ctx.metrics) => done,
+        () = ctx.ended() => Ok(()),
+    }
+}
+
+pub async fn leases(ctx: Context) -> Outcome<()> {
+    loop {
+        let keeper = Keeper {
+            dirs: ctx.dirs.clone(),
+            exchange: Children::of_this_program(&ctx.dirs),
+            clock: BootClock,
+            report: Told(ctx.clone()),
+            root: PathBuf::new(),
+        };
+        tokio::select! {
+            done = keep(keeper) => done?,
+            () = ctx.ended() => return Ok(()),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+struct Told(Context);
+
+impl Report for Told {
+    fn lease(&self, record: &LeaseRecord<Job>, news: &News) {
+        let (label, event) = words(news);
+        self.0.metrics.add(&NEWS, &[("news", label)], 1);
+        let Some((namespace, name)) = record.pod.as_deref().and_then(|pod| pod.split_once('/')) else { return };
+        if let Some((reason, text)) = event {
+            let pod = PodRef { namespace: namespace.into(), name: name.into(), uid: None };
+            tell::complain(&self.0, &pod, reason, &format!("{} of network {}: {text}", record.ifname, record.network));
+        }
+    }
+
+    fn kept(&self, count: usize) {
+        self.0.metrics.set(&LEASES, &[], count as f64);
+    }
+}
+
+/// For the metric, and for people where they should know.
+fn words(news: &News) -> (&'static str, Option<(&'static str, String)>) {
+    match news {
+        News::Renewed => ("renewed", None),
+        News::Got { before: None } => ("got", None),
+        News::Got { before: Some(before) } => {
+            ("changed", Some(("AddressChanged", format!("another address in place of {before}"))))
+        }
+        News::Silent => ("silent", None),
+        News::Refused(why) => ("refused", Some(("LeaseRefused", format!("the DHCP server took the address back: {why}")))),
+        News::Lost => {
+            let text = "the lease ran out, no DHCP server answers: no address until one does";
+            ("lost", Some(("LeaseLost", text.into())))
+        }
+        News::Forgotten => ("forgotten", None),
+        News::Failed => ("failed", None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::testing::context;
+
+    #[test]
+    fn what_happens_to_a_lease_is_counted_and_the_bad_news_become_events() {
+        let tmp = tempfile::tempdir().unwrap();
+        let ctx = context(tmp.path());
+        let told = Told(ctx.clone());
+        let (container, ifname) = ("c1".parse().unwrap(), "net1".parse().unwrap());
+        let job = crate::agent::keeper::tests::job(1);
+        let mut record = LeaseRecord::new(&ctx.dirs, container, ifname, "lan", job).unwrap();
+        told.lease(&record, &News::Lost);
+        assert!(ctx.outbox.take_events().is_empty(), "nobody knows whose it is");
+        record.pod = Some("prod/web".into());
+        told.lease(&record, &News::Renewed);
+        assert!(ctx.outbox.take_events().is_empty());
+        told.lease(&record, &News::Lost);
+        let events = ctx.outbox.take_events();
+        assert_eq!((events.len(), events[0].reason.as_str()), (1, "LeaseLost"));
+        assert!(events[0].text.starts_with("net1 of network lan: "), "{}", events[0].text);
+        told.kept(3);
+        let text = ctx.metrics.text();
+        for line in ["trestle_leases 3", "trestle_lease_news_total{news=\"lost\"} 2", "trestle_lease_news_total{news=\"renewed\"} 1"] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+    }
+}
