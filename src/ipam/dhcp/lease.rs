@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use dhcproto::{Decoder, v4};
+use dhcproto::Decoder;
 use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
 
@@ -55,9 +55,8 @@ impl Lease {
             return Err(format!("{address} is no address of a host"));
         }
         let given = reply.option(options::SUBNET_MASK).and_then(mask);
-        let prefix = given.unwrap_or_else(|| class(address));
-        if !is_within(address, prefix) {
-            return Err(format!("{address}/{prefix} is the address of the whole network"));
+        if let Some(prefix) = given.filter(|p| !is_within(address, *p)) {
+            return Err(format!("{address}/{prefix} is an address of the whole network"));
         }
         let seconds = number(reply, options::LEASE_TIME).unwrap_or(DEFAULT_SECONDS);
         if seconds == 0 {
@@ -67,7 +66,7 @@ impl Lease {
         let routers = addresses(reply, options::ROUTERS);
         Ok(Self {
             address,
-            prefix,
+            prefix: given.unwrap_or_else(|| class(address)),
             mask_given: given.is_some(),
             server,
             routes: routes(reply, &routers),

@@ -20,7 +20,8 @@ use super::{Identity, Wish};
 const FIRST: Duration = Duration::from_millis(250);
 /// RFC 2131, 4.1.
 const LONGEST: Duration = Duration::from_secs(64);
-/// How often a server that made an offer is asked for it: 4 s or so, then everybody is asked again.
+/// How often a server that made an offer is asked for it: 4 s or so, then everybody is asked again; once more in each
+/// later round, for a server that is slow.
 const REQUESTS: u32 = 4;
 /// How often one question about a lease that we have is sent: 8 s or so.
 const ASKED: u32 = 5;
@@ -226,7 +227,7 @@ impl Machine {
             (Some((server, said)), _) => format!("server {server} refused: {said:?}"),
             (None, Some((server, address))) => format!("server {server} offered {address} and then fell silent"),
             (None, None) if !self.declined.is_empty() => "no other address was offered".to_owned(),
-            (None, None) => format!("no DHCP server answered {sent} questions"),
+            (None, None) => format!("no DHCP server answered, questions sent: {sent}"),
         };
         // Writing to a string cannot fail.
         for address in &self.declined {
@@ -244,7 +245,7 @@ impl Machine {
     }
 
     fn limit(&self) -> u32 {
-        if self.selects() { REQUESTS } else { ASKED }
+        if self.selects() { REQUESTS + self.rounds.saturating_sub(1) } else { ASKED }
     }
 
     fn discover(&mut self, now: Duration) {
@@ -345,8 +346,8 @@ impl Machine {
     }
 
     fn refused(&mut self, now: Duration, server: Ipv4Addr, text: String) {
+        self.trouble.refused = Some((server, text.clone()));
         if self.selects() {
-            self.trouble.refused = Some((server, text));
             let delay = self.random.around(wait(self.rounds));
             self.rest(now, delay);
         } else {

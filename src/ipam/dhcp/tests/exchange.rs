@@ -100,7 +100,7 @@ fn questions_are_repeated_quickly_at_first_and_never_often() {
     assert!(gaps[0] <= Duration::from_millis(500) && gaps[0] + gaps[1] <= Duration::from_secs(1), "{gaps:?}");
     assert!(gaps[..8].windows(2).all(|w| w[1] > w[0]), "{gaps:?}");
     assert!(gaps.iter().all(|g| *g <= Duration::from_secs(80)) && times.len() < 100, "{gaps:?}");
-    assert_eq!(m.trouble(), format!("no DHCP server answered {} questions", times.len()));
+    assert_eq!(m.trouble(), format!("no DHCP server answered, questions sent: {}", times.len()));
 }
 
 #[test]
@@ -234,6 +234,33 @@ fn after_a_reboot_the_address_is_probed() {
     m.probed(ms(2), true);
     assert!(sent(&mut m).2.opts().has_msg_type(MessageType::Decline));
     assert_eq!((m.next(), m.deadline()), (Some(Action::Lost(Why::Taken(host(10)))), None));
+}
+
+/// Two servers on one LAN: the other one's NAK must not cost the lease, its ACK not bind what it was not asked for.
+#[test]
+fn only_the_server_that_was_asked_is_heard() {
+    let from_other = |q: &Message, kind| {
+        let options = [terms(600), vec![DhcpOption::ServerIdentifier(host(2))]].concat();
+        answer(q, kind, host(10), options)
+    };
+    let mut selecting = machine(&pod(1), Start::Discover);
+    let (.., discover) = sent(&mut selecting);
+    selecting.receive(ms(1), SERVER, &offer(&discover, 10));
+    for mut m in [selecting, machine(&pod(1), Start::Renew(lease(10))), machine(&guest(1), Start::Renew(lease(10)))] {
+        let (.., request) = sent(&mut m);
+        for kind in [MessageType::Ack, MessageType::Nak] {
+            m.receive(ms(2), host(2), &from_other(&request, kind));
+            assert_eq!(m.next(), None, "{kind:?}");
+        }
+        assert!(m.trouble().ends_with("an answer of server 192.0.2.2, which was not asked"), "{}", m.trouble());
+        m.receive(ms(3), SERVER, &ack(&request, 10));
+        assert!(matches!(m.next(), Some(Action::Probe(_) | Action::Bound(_))));
+    }
+    // Whoever is asked together with all others may answer.
+    let mut m = machine(&pod(1), Start::Rebind(lease(10)));
+    let (.., request) = sent(&mut m);
+    m.receive(ms(2), host(2), &from_other(&request, MessageType::Ack));
+    assert!(matches!(m.next(), Some(Action::Bound(l)) if l.server == host(2)));
 }
 
 /// An answer that came when the lease was over already: its time counts from the question.

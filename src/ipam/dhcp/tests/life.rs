@@ -59,6 +59,18 @@ fn a_lease_is_held_without_a_gap() {
     }
 }
 
+/// A server that takes six seconds for each answer, longer than the first round waits for one.
+#[test]
+fn a_slow_server_is_waited_for() {
+    let wire = vec![Fate { lost: false, delays: vec![Duration::from_secs(3)] }; 1000];
+    let mut lan = Lan::new(Server::new(3600, 10..20), vec![pod(1)], wire);
+    let begin = lan.now;
+    lan.start(0, Start::Discover);
+    while lan.advance(lan.next().unwrap_or(begin)).is_empty() {
+        assert!(lan.now < begin + Duration::from_secs(60), "no lease after a minute");
+    }
+}
+
 /// What the agent does, in small: renews, rebinds, drops.
 struct Keeper {
     lan: Lan,

@@ -214,6 +214,7 @@ impl Play {
                 Action::Bound(lease) => {
                     sensible(&lease);
                     assert_eq!(Some(lease.address), self.asked_for());
+                    assert!(named_server(&question(&self.last)).is_none_or(|s| s == lease.server));
                     self.over = true;
                 }
                 Action::Lost(why) => {

@@ -1,9 +1,11 @@
 //! Fuzz targets: what strangers write and this program reads. Built by `e2e/fuzz` only.
 //!
 //! A crate without a library has one binary for all of them; `TRESTLE_FUZZ` names the target. An input is text as a
-//! person would write it, so that the corpus in `e2e/corpus` can be read. Besides "does not panic" each target asserts
-//! what the rooms above rely on.
+//! person would write it, so that the corpus in `e2e/corpus` can be read; only `dhcp` takes packets. Besides "does not
+//! panic" each target asserts what the rooms above rely on.
 #![allow(unsafe_code, reason = "the macro exports the function that libFuzzer calls")]
+
+mod dhcp;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -17,14 +19,15 @@ use crate::nad::{self, Conf, Nad};
 use crate::resolve::pod_facts;
 use crate::types::{IfName, NetworkName};
 
-static TARGET: LazyLock<fn(&str)> = LazyLock::new(|| match std::env::var("TRESTLE_FUZZ").as_deref() {
-    Ok("annotation") => annotations,
-    Ok("nad") => nads,
-    Ok("cni") => call,
+static TARGET: LazyLock<fn(&[u8])> = LazyLock::new(|| match std::env::var("TRESTLE_FUZZ").as_deref() {
+    Ok("annotation") => |data| annotations(&String::from_utf8_lossy(data)),
+    Ok("nad") => |data| nads(&String::from_utf8_lossy(data)),
+    Ok("cni") => |data| call(&String::from_utf8_lossy(data)),
+    Ok("dhcp") => dhcp::turns,
     other => panic!("TRESTLE_FUZZ names no target: {other:?}"),
 });
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| TARGET(&String::from_utf8_lossy(data)));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| TARGET(data));
 
 /// Both annotations that ask for networks.
 fn annotations(text: &str) {
