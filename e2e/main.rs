@@ -19,6 +19,7 @@ mod dhcp;
 mod docs;
 mod dropin;
 mod harness;
+mod keeper;
 mod lab;
 mod machine;
 mod races;

@@ -1,11 +1,12 @@
-//! `trestle dhcp` on the command line: what a keeper of leases runs as a child.
+//! `trestle dhcp` on the command line: what a keeper of leases runs as a child, and what `dhcp`, installed under the
+//! reference plugin's name, is asked for.
 
 use std::io::{Read, Write};
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
 
-use super::DONE;
+use super::{DONE, dhcp_daemon};
 use crate::attach;
 use crate::ipam::dhcp::Job;
 use crate::store::Dirs;
@@ -22,13 +23,22 @@ pub struct DhcpArgs {
 
 #[derive(Debug, Subcommand)]
 enum Action {
+    Daemon(dhcp_daemon::DaemonArgs),
     /// One exchange with a server, for a keeper: a job in JSON on standard input, the answer on standard output
     #[command(hide = true)]
     Exchange,
 }
 
+impl DhcpArgs {
+    /// Whether it stays for long, and so tells what it does.
+    pub fn stays(&self) -> bool {
+        matches!(self.action, Action::Daemon(_))
+    }
+}
+
 pub fn run(args: DhcpArgs) -> anyhow::Result<u8> {
     match args.action {
+        Action::Daemon(args) => dhcp_daemon::run(args),
         Action::Exchange => exchange(),
     }
 }

@@ -8,10 +8,12 @@
 //! ```
 
 mod dhcp;
+mod dhcp_daemon;
 mod lab;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::Path;
 
 use clap::{ArgAction, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
@@ -45,7 +47,7 @@ enum Command {
 
 /// `args` with the program's name first, as the process got them. Returns the exit code.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
-    let args = match Args::try_parse_from(args) {
+    let args = match Args::try_parse_from(as_ours(args)) {
         Ok(args) => args,
         Err(e) => {
             // Help and version come this way too, for standard output and with 0.
@@ -53,7 +55,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
             return if e.use_stderr() { WRONG_LINE } else { DONE };
         }
     };
-    log(args.verbose);
+    // What stays for long tells what it does.
+    let stays = matches!(&args.command, Command::Dhcp(args) if args.stays());
+    log(args.verbose.saturating_add(stays.into()));
     let outcome = match args.command {
         Command::Version => print(&format!("trestle {}", env!("CARGO_PKG_VERSION"))).map(|()| DONE),
         Command::Dhcp(args) => dhcp::run(args),
@@ -64,6 +68,15 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
         let _ = writeln!(std::io::stderr(), "trestle: {e:#}");
         FAILED
     })
+}
+
+/// Installed as `dhcp`, `dhcp daemon` is what the reference plugin has under these words.
+fn as_ours(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    if args.first().is_some_and(|program| Path::new(program).file_name() == Some("dhcp".as_ref())) {
+        args.insert(1, "dhcp".into());
+    }
+    args
 }
 
 fn print(line: &str) -> anyhow::Result<()> {
@@ -101,6 +114,10 @@ mod tests {
         }
         for good in [&["trestle", "--help"][..], &["trestle", "--version"], &["trestle", "lab", "--help"]] {
             assert!(!Args::try_parse_from(good).unwrap_err().use_stderr(), "{good:?}");
+        }
+        for daemon in [&["trestle", "dhcp", "daemon"][..], &["/opt/cni/bin/dhcp", "daemon", "-hostprefix", "/host"]] {
+            let args = Args::try_parse_from(as_ours(daemon.iter().map(Into::into))).unwrap();
+            assert!(matches!(args.command, Command::Dhcp(_)), "{daemon:?}");
         }
         assert!(matches!(Args::try_parse_from(["trestle", "version"]).unwrap().command, Command::Version));
     }

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::Exchange;
 use crate::ipam::dhcp::{Answer, Job};
+use crate::store::Dirs;
 use crate::types::{Code, Failure, Outcome};
 
 /// What the child may take beyond the time that its job gives it.
@@ -20,12 +21,14 @@ const LONGEST: u64 = 1 << 20;
 
 pub struct Children {
     program: PathBuf,
+    run: PathBuf,
+    state: PathBuf,
 }
 
 impl Children {
     /// By the kernel's own link, which leads to the program that runs also after its file was replaced by another version.
-    pub fn of_this_program() -> Self {
-        Self { program: "/proc/self/exe".into() }
+    pub fn of_this_program(dirs: &Dirs) -> Self {
+        Self { program: "/proc/self/exe".into(), run: dirs.run.clone(), state: dirs.state.clone() }
     }
 }
 
@@ -57,6 +60,8 @@ impl Children {
         Command::new(&self.program)
             .arg0("trestle")
             .args(["dhcp", "exchange"])
+            .env("TRESTLE_RUN_DIR", &self.run)
+            .env("TRESTLE_STATE_DIR", &self.state)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -79,17 +84,24 @@ async fn talk(child: &mut Child, text: &[u8]) -> std::io::Result<(ExitStatus, Ve
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
 
     use super::super::tests::{job, lease};
     use super::*;
+
+    fn children(program: &Path) -> Children {
+        Children {
+            program: program.into(),
+            ..Children::of_this_program(&Dirs::new("/nonexistent/run", "/nonexistent"))
+        }
+    }
 
     async fn run(script: &str, seconds: u32) -> Outcome<Answer> {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("program");
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
-        let children = Children { program };
-        children.run(&Job { seconds, ..job(1) }).await
+        children(&program).run(&Job { seconds, ..job(1) }).await
     }
 
     #[tokio::test]
@@ -97,7 +109,7 @@ mod tests {
         let answer = Answer::Bound(lease(1, 60));
         let text = serde_json::to_string(&answer).unwrap();
         let script = format!(
-            r#"test "$1 $2" = "dhcp exchange" || exit 9
+            r#"test "$1 $2 $TRESTLE_RUN_DIR" = "dhcp exchange /nonexistent/run" || exit 9
             grep -q '"netns":"/proc/self/ns/net"' || exit 8
             echo '{text}'"#
         );
@@ -111,7 +123,7 @@ mod tests {
         assert!(why(run("exit 3", 5).await).contains("exit status: 3"));
         assert!(why(run("echo nonsense", 5).await).contains("nonsense"));
         assert!(why(run("kill -9 $$", 5).await).contains("signal: 9"));
-        let missing = Children { program: "/nonexistent".into() };
+        let missing = children(Path::new("/nonexistent"));
         assert!(why(missing.run(&job(1)).await).contains("/nonexistent"));
     }
 

@@ -88,9 +88,9 @@ pub struct Keeper<E, C, R> {
 }
 
 impl Keeper<Children, BootClock, ()> {
-    pub fn of_node(dirs: Dirs, root: PathBuf) -> Outcome<Self> {
-        let exchange = Children::of_this_program();
-        Ok(Self { dirs, exchange, clock: BootClock, report: (), root })
+    pub fn of_node(dirs: Dirs, root: PathBuf) -> Self {
+        let exchange = Children::of_this_program(&dirs);
+        Self { dirs, exchange, clock: BootClock, report: (), root }
     }
 }
 
@@ -107,8 +107,10 @@ pub async fn keep<E: Exchange, C: Clock, R: Report>(keeper: Keeper<E, C, R>) -> 
     }
     let mut book = Book { keeper, queue: Arc::default(), boot, entries: HashMap::new() };
     let mut watch = Watch::new(leases.folder());
-    let mut next = Instant::now();
-    tracing::info!("keeping leases");
+    watch.renew();
+    book.look_at_all(&leases);
+    tracing::info!(leases = book.kept(), "keeping");
+    let mut next = Instant::now() + LOOK;
     loop {
         tokio::select! {
             () = sleep_until(next) => {
@@ -184,7 +186,11 @@ impl<E: Exchange, C: Clock, R: Report> Book<E, C, R> {
         for (name, stamp) in there {
             self.see(leases, name, stamp);
         }
-        self.keeper.report.kept(self.entries.values().filter(|e| matches!(e.kept, Kept::Yes(..))).count());
+        self.keeper.report.kept(self.kept());
+    }
+
+    fn kept(&self) -> usize {
+        self.entries.values().filter(|e| matches!(e.kept, Kept::Yes(..))).count()
     }
 
     fn look_at(&mut self, leases: &Leases<'_>, name: &str) {

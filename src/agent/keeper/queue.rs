@@ -33,10 +33,20 @@ impl Default for Queue {
 
 impl Queue {
     pub async fn turn(&self, network: &str) -> Turn<'_> {
-        let in_doubt = self.silent.lock().unwrap_or_else(PoisonError::into_inner).contains(network);
-        // Neither is ever closed, so both are always given.
-        let doubtful = if in_doubt { self.doubtful.acquire().await.ok() } else { None };
-        Turn { _doubtful: doubtful, _one: self.all.acquire().await.ok() }
+        loop {
+            let in_doubt = self.in_doubt(network);
+            // Neither is ever closed, so both are always given.
+            let doubtful = if in_doubt { self.doubtful.acquire().await.ok() } else { None };
+            let one = self.all.acquire().await.ok();
+            // Many are due at once: what the first of them met is known by now.
+            if in_doubt || !self.in_doubt(network) {
+                return Turn { _doubtful: doubtful, _one: one };
+            }
+        }
+    }
+
+    fn in_doubt(&self, network: &str) -> bool {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner).contains(network)
     }
 
     pub fn heard(&self, network: &str, answered: bool) {

@@ -38,17 +38,8 @@ pub fn job(n: u16) -> Job {
     let hardware = Mac::new([2, 0, 0, 0, high, low]);
     let identity = Identity { hardware, client_id: vec![0, high, low], broadcast: false };
     let (ifname, netns) = ("net1".into(), "/proc/self/ns/net".into());
-    Job {
-        netns,
-        cookie: 1,
-        index: 2,
-        ifname,
-        identity,
-        wish: Wish::default(),
-        step: Step::First,
-        seconds: 1,
-        routes: None,
-    }
+    let (wish, step) = (Wish::default(), Step::First);
+    Job { netns, cookie: 1, index: 2, ifname, identity, wish, step, seconds: 1, routes: None }
 }
 
 /// Tokio's paused clock, and on top what a node has slept.
@@ -244,7 +235,7 @@ impl Node {
         let lease = lease(n, seconds);
         let end = self.clock.now() + Duration::from_secs(seconds.into());
         self.server.model().leases.insert(n, (lease.address, end));
-        let job = Job { netns, ..job(n) }.holding(lease);
+        let job = Job { netns, ..job(n) }.with(Step::Renew(lease), 1);
         let dirs = self.dirs.clone().with_clock(u64::try_from(self.clock.now().as_nanos()).unwrap());
         let (container, ifname) = (format!("c{n}").parse().unwrap(), "net1".parse().unwrap());
         let record = LeaseRecord::new(&dirs, container, ifname, "lan", job).unwrap();
