@@ -66,6 +66,7 @@ impl Program {
             Self::One(Kind::Attachment(Type::Macvlan)) => "macvlan",
             Self::One(Kind::HostLocal) => "host-local",
             Self::One(Kind::Static) => "static",
+            Self::One(Kind::Dhcp) => "dhcp",
         }
     }
 

@@ -118,7 +118,9 @@ fn words(news: &News) -> (&'static str, Option<(&'static str, String)>) {
             ("changed", Some(("AddressChanged", format!("another address in place of {before}"))))
         }
         News::Silent => ("silent", None),
-        News::Refused(why) => ("refused", Some(("LeaseRefused", format!("the DHCP server took the address back: {why}")))),
+        News::Refused(why) => {
+            ("refused", Some(("LeaseRefused", format!("the DHCP server took the address back: {why}"))))
+        }
         News::Lost => {
             let text = "the lease ran out, no DHCP server answers: no address until one does";
             ("lost", Some(("LeaseLost", text.into())))
@@ -152,7 +154,11 @@ mod tests {
         assert!(events[0].text.starts_with("net1 of network lan: "), "{}", events[0].text);
         told.kept(3);
         let text = ctx.metrics.text();
-        for line in ["trestle_leases 3", "trestle_lease_news_total{news=\"lost\"} 2", "trestle_lease_news_total{news=\"renewed\"} 1"] {
+        for line in [
+            "trestle_leases 3",
+            "trestle_lease_news_total{news=\"lost\"} 2",
+            "trestle_lease_news_total{news=\"renewed\"} 1",
+        ] {
             assert!(text.contains(line), "{line} in {text}");
         }
     }

@@ -7,8 +7,8 @@
 //! 3  the lab left something out that this machine or user cannot show; nothing failed
 //! ```
 
-mod dhcp;
 mod agent;
+mod dhcp;
 mod dhcp_daemon;
 mod lab;
 
@@ -40,8 +40,8 @@ const INCOMPLETE: u8 = 3;
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Dhcp(dhcp::DhcpArgs),
     Agent(agent::AgentArgs),
+    Dhcp(dhcp::DhcpArgs),
     Lab(lab::LabArgs),
     /// Print the version
     Version,

@@ -7,7 +7,6 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::*;
-use crate::agent::metrics::Metrics;
 use crate::attach::tests::Node;
 use crate::store::Dirs;
 use crate::types::{Code, Failure};
@@ -101,7 +100,7 @@ impl Fake {
 
 fn context(dry_run: bool) -> Context {
     let dirs = Dirs::new("/nonexistent/run", "/nonexistent/state");
-    Context { dirs, node: "n1".into(), dry_run, ..super::super::testing::context(Path::new("/nonexistent")) }
+    Context { dirs, node: "n1".into(), dry_run, ..super::super::testing::context(std::path::Path::new("/nonexistent")) }
 }
 
 /// The script beside the duty, on a node of its own.

@@ -32,7 +32,9 @@ pub struct Watch {
 impl Watch {
     pub fn new(folder: PathBuf) -> Self {
         let flags = InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC;
-        let events = Inotify::init(flags).map_err(Into::into).and_then(|inotify| AsyncFd::new(Events(inotify)));
+        #[expect(deprecated, reason = "sound here: an Inotify owns its descriptor, and never gives another one")]
+        let registered = |inotify| AsyncFd::new(Events(inotify));
+        let events = Inotify::init(flags).map_err(Into::into).and_then(registered);
         if let Err(failure) = &events {
             tracing::warn!(%failure, "no inotify: new leases are seen somewhat later");
         }

@@ -8,7 +8,6 @@ use serde_json::json;
 use tokio::time::{sleep, timeout};
 
 use super::*;
-use crate::agent::metrics::Metrics;
 use crate::attach::tests::{At, Node};
 use crate::net::Link;
 use crate::net::testing::block_on;

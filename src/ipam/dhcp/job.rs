@@ -42,17 +42,12 @@ pub enum Step {
 }
 
 impl Job {
-    /// The lease that is held, in a record: its step is `Renew` as soon as there is one, `First` where there is none.
+    /// The lease that the step is about.
     pub fn held(&self) -> Option<&Lease> {
         match &self.step {
             Step::Renew(lease) | Step::Rebind(lease) | Step::Release(lease) | Step::Drop(lease) => Some(lease),
             Step::First | Step::Reboot(_) => None,
         }
-    }
-
-    /// As it stands in a record.
-    pub fn holding(self, lease: Lease) -> Self {
-        Self { step: Step::Renew(lease), ..self }
     }
 
     /// The same link and client, and something else to do.
