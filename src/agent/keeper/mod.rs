@@ -158,7 +158,7 @@ struct Entry {
 }
 
 enum Kept {
-    Yes(Box<LeaseRecord<()>>, Task),
+    Yes(Box<LeaseRecord<()>>, #[expect(dead_code, reason = "the lease is kept until this is dropped")] Task),
     /// It cannot be read, and there is nothing to do until it is written anew.
     Torn,
     /// Of an earlier boot.
