@@ -66,7 +66,7 @@ fn a_watch_is_read_line_by_line_however_it_is_cut() {
 
 #[test]
 fn a_program_that_stays_has_time_for_each_question() {
-    let fake = script(vec![Reply::Silence(std::time::Duration::from_secs(5)), status(503, "x")]);
+    let fake = script(vec![Reply::Silence(Duration::from_secs(5)), status(503, "x")]);
     let tmp = tempfile::tempdir().unwrap();
     let api = fake.api(tmp.path(), short()).lasting();
     block_on(async {
