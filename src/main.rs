@@ -12,6 +12,7 @@ mod cli;
 mod cni;
 mod delegate;
 mod devices;
+mod doctor;
 mod failpoint;
 #[cfg(fuzzing)]
 mod fuzz;

@@ -38,6 +38,7 @@ use tokio::time::{interval, sleep};
 
 use self::context::Context;
 pub use self::duties::Wanted;
+pub use self::repair::{Fate, fate};
 use crate::store::{Dirs, failed, hold, make_dir};
 use crate::types::{Code, Failure, Outcome};
 

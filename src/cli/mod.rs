@@ -1,8 +1,8 @@
 //! The command line: flags in, text and an exit code out. No rule of the domain lives here.
 //!
 //! ```text
-//! 0  done; for the lab: every ping came through, and the refusal came
-//! 1  something failed
+//! 0  done; for the lab: every ping came through, and the refusal came; for doctor: no trouble
+//! 1  something failed; doctor found trouble
 //! 2  the command line is wrong
 //! 3  the lab left something out that this machine or user cannot show; nothing failed
 //! ```
@@ -10,6 +10,7 @@
 mod agent;
 mod dhcp;
 mod dhcp_daemon;
+mod doctor;
 mod lab;
 
 use std::ffi::OsString;
@@ -42,6 +43,7 @@ const INCOMPLETE: u8 = 3;
 enum Command {
     Agent(agent::AgentArgs),
     Dhcp(dhcp::DhcpArgs),
+    Doctor(doctor::DoctorArgs),
     Lab(lab::LabArgs),
     /// Print the version
     Version,
@@ -61,13 +63,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     let stays = match &args.command {
         Command::Agent(_) => true,
         Command::Dhcp(args) => args.stays(),
-        Command::Lab(_) | Command::Version => false,
+        Command::Doctor(_) | Command::Lab(_) | Command::Version => false,
     };
     log(args.verbose.saturating_add(stays.into()));
     let outcome = match args.command {
         Command::Version => print(&format!("trestle {}", env!("CARGO_PKG_VERSION"))).map(|()| DONE),
         Command::Dhcp(args) => dhcp::run(args),
         Command::Agent(args) => agent::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Lab(args) => lab::run(args),
     };
     outcome.unwrap_or_else(|e| {

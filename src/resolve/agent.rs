@@ -61,6 +61,11 @@ impl Agent {
         }
     }
 
+    /// Whether it is there and speaks our language.
+    pub async fn answers(&self) -> bool {
+        matches!(self.ask(&Ask::Networks(AskNetworks { names: Vec::new() })).await, Some(Say::Networks(_)))
+    }
+
     /// Whether it heard.
     pub async fn untold(&self) -> bool {
         self.is_there() && self.say(&Ask::Untold {}).await

@@ -13,6 +13,7 @@ use crate::cni::{Call, json};
 use crate::plan::PodFacts;
 use crate::types::{Code, Failure, Outcome, PodRef};
 
+pub use agent::Agent;
 pub use copies::Copies;
 pub use sources::{Pod, Sources, Wish};
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::file::{make_dir, parent, unwritable};
+use super::file::{failed, make_dir, parent, unwritable};
 use super::{Dirs, file_name};
 use crate::types::{Code, ContainerId, Failure, Outcome};
 
@@ -130,6 +130,16 @@ impl Sole {
             Attempt::Held(file) => Ok(Some(Self { path, file })),
             Attempt::Busy | Attempt::Replaced => Ok(None),
         }
+    }
+
+    /// Whether some process has it. Who asks while nobody has it keeps others from it for an instant; they try again.
+    pub fn is_taken(dirs: &Dirs, name: &str) -> Outcome<bool> {
+        let path = dirs.run.join(name);
+        let file = match File::open(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+            opened => opened.map_err(|e| failed(Code::Io, "open", &path, &e))?,
+        };
+        Ok(matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK))))
     }
 
     /// False where the file was removed or replaced: another process may have the right by now.

@@ -18,6 +18,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+pub use self::sight::{Fate, fate};
+
 use self::ports::Ports;
 use self::sweep::{APART, Sweep};
 use super::context::Context;
