@@ -46,6 +46,7 @@ pub async fn add(job: &Job<'_>, conf: &BindConf) -> Outcome<AddResult> {
         ingress: false,
         multi_queue: plan.multi_queue,
         addresses: addresses.iter().filter(|a| !a.link_local).map(|a| a.net).collect(),
+        guest: None,
     };
     let journal = job.journal();
     journal.write(&id, &job.call.name, &record)?;

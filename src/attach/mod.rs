@@ -21,6 +21,8 @@ mod ipam;
 mod macvlan;
 mod mend;
 mod record;
+#[allow(dead_code, reason = "for the agent's duty that answers guests")]
+mod served;
 mod status;
 #[cfg(test)]
 pub mod tests;
@@ -40,7 +42,11 @@ use crate::types::{AttachmentId, Code, ContainerId, Failure, IfName, Outcome, Ro
 pub use del::del;
 pub use gc::{gc, take};
 pub use mend::{Node, PodPort, ports};
+#[allow(unused_imports, reason = "for the agent's duty that answers guests")]
+pub use record::{Given, Guest};
 pub use record::{Place, place};
+#[allow(unused_imports, reason = "for the agent's duty that answers guests")]
+pub use served::{Served, Terms, guests, served};
 pub use status::{journal_is_writable, status};
 
 /// How long a call waits for another one of the same container. A runtime gives up after minutes, not seconds.

@@ -170,6 +170,7 @@ fn intent(job: &Job<'_>, sides: &Sides, plan: &Plan, ipam: &Ipam<'_>) -> Outcome
         vm: form == Form::Vm,
         masquerade,
         macspoofchk,
+        given: None,
     })
 }
 

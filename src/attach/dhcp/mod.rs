@@ -174,6 +174,6 @@ async fn farewell(job: &Job, dirs: &Dirs) {
     }
 }
 
-fn is_of_this_boot<J>(dirs: &Dirs, record: &LeaseRecord<J>) -> bool {
+pub fn is_of_this_boot<J>(dirs: &Dirs, record: &LeaseRecord<J>) -> bool {
     dirs.boot_id().is_ok_and(|boot| boot == record.boot)
 }
