@@ -4,16 +4,19 @@
 //! pod<H> ══ tc u32 + mirred ══ tap<H> ── the guest
 //! ```
 //! No in-pod bridge, so nothing in the pod learns, filters or answers. The pod's own stack falls silent on both links.
+//! Where the machine is given an address (`given`), its DHCP is kept apart from the LAN's (`fence`).
+
+use ipnetwork::IpNetwork;
 
 use crate::cni::AddResult;
 use crate::failpoint::hit;
-use crate::net::{Link, LinkChange, LinkKind, tap};
+use crate::net::{Link, LinkChange, LinkKind, Namespace, tap};
 use crate::plan::{self, BindFacts, BindPlan, conf::BindConf, network_hash};
 use crate::types::{AttachmentId, Code, Failure, IfName, Outcome, Role};
 
 use super::record::{self, Bind, Wire};
 use super::undo::Undo;
-use super::{Job, Sides, address};
+use super::{Job, Sides, address, fence, given};
 
 /// User and group that KubeVirt runs QEMU as.
 const QEMU: u32 = 107;
@@ -35,8 +38,14 @@ pub async fn add(job: &Job<'_>, conf: &BindConf) -> Outcome<AddResult> {
         )
         .remedy("`tc qdisc show` in the pod; a link has place for one, and the way to the tap needs it"));
     }
-    let place = sides.place(job)?;
     let addresses = sides.pod_links.addresses(plan.link).await?;
+    let addresses: Vec<IpNetwork> = addresses.iter().filter(|a| !a.link_local).map(|a| a.net).collect();
+    let guest = given::guest(job, &sides, &plan, &addresses).await?;
+    let clsact = match &guest {
+        Some(guest) => fence::must_make_clsact(&sides.host_links, &plan.network, guest).await?,
+        None => false,
+    };
+    let place = sides.place(job)?;
     let mut record = Bind {
         place,
         network: plan.network.clone(),
@@ -45,8 +54,9 @@ pub async fn add(job: &Job<'_>, conf: &BindConf) -> Outcome<AddResult> {
         tap_index: None,
         ingress: false,
         multi_queue: plan.multi_queue,
-        addresses: addresses.iter().filter(|a| !a.link_local).map(|a| a.net).collect(),
-        guest: None,
+        addresses,
+        guest,
+        clsact,
     };
     let journal = job.journal();
     journal.write(&id, &job.call.name, &record)?;
@@ -77,6 +87,10 @@ async fn carry_out(job: &Job<'_>, sides: &Sides, plan: &BindPlan, id: &Attachmen
         return Err(e.into());
     }
     hit("redirect to the tap");
+    if let Some(guest) = &record.guest {
+        fence::inside(links, plan.link, guest).await?;
+        fence::outside(&sides.host_links, guest, record.clsact).await?;
+    }
     links.redirect(tap.index, plan.link).await?;
     hit("redirect from the tap");
     links.set_link(tap.index, &LinkChange { up: Some(true), mtu: Some(plan.mtu), ..LinkChange::default() }).await?;
@@ -171,6 +185,12 @@ pub async fn check(job: &Job<'_>) -> Outcome<()> {
     for (from, to) in [(bind.link, tap.index), (tap.index, bind.link)] {
         if links.redirect_target(from).await? != Some(to) {
             return differs(format!("{}: the redirect from link {from} to link {to} is not there", bind.tap));
+        }
+    }
+    if let Some(guest) = &bind.guest {
+        let host_links = Namespace::own()?.netlink()?;
+        if let Some(missing) = fence::missing(&host_links, &links, &bind, guest).await? {
+            return differs(format!("{}: {missing}", bind.tap));
         }
     }
     Ok(())

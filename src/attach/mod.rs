@@ -14,8 +14,10 @@ mod check;
 mod del;
 pub mod dhcp;
 mod facts;
+mod fence;
 mod gateway;
 mod gc;
+mod given;
 mod guest;
 mod ipam;
 mod macvlan;
@@ -40,6 +42,9 @@ use crate::store::{ContainerLock, Dirs, Journal, NodeConfig, process_start};
 use crate::types::{AttachmentId, Code, ContainerId, Failure, IfName, Outcome, Role};
 
 pub use del::del;
+#[allow(unused_imports, reason = "for the agent's duty that answers guests")]
+pub use fence::SERVER_ID;
+pub use fence::{Fence, fences};
 pub use gc::{gc, take};
 pub use mend::{Node, PodPort, ports};
 #[allow(unused_imports, reason = "for the agent's duty that answers guests")]

@@ -138,6 +138,9 @@ pub struct Bind {
     /// None: nothing is given to it, and whatever DHCP it speaks is the LAN's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<Guest>,
+    /// The `clsact` at the guest's host end is ours, or is about to be made.
+    #[serde(default)]
+    pub clsact: bool,
 }
 
 /// Records of trestle 0.1 do not say.
