@@ -27,17 +27,7 @@ pub async fn add(job: &Job<'_>, conf: &BindConf) -> Outcome<AddResult> {
     let plan = plan::bind(&job.asker(), conf, &facts)?;
     let id = job.id(Role::Bind);
     forget_dead(job, &sides, &id).await?;
-    if sides.pod_links.link(plan.tap.as_str()).await?.is_some() {
-        return Err(Failure::new(Code::NameTaken, format!("the pod has an interface {} already", plan.tap))
-            .remedy("DEL the attachment that made it first"));
-    }
-    if sides.pod_links.has_ingress(plan.link).await? {
-        return Err(Failure::new(
-            Code::Kernel,
-            format!("network {}: the pod's link has an ingress qdisc of somebody else's already", plan.network),
-        )
-        .remedy("`tc qdisc show` in the pod; a link has place for one, and the way to the tap needs it"));
-    }
+    must_have_room(&sides, &plan).await?;
     let addresses = sides.pod_links.addresses(plan.link).await?;
     let addresses: Vec<IpNetwork> = addresses.iter().filter(|a| !a.link_local).map(|a| a.net).collect();
     let guest = given::guest(job, &sides, &plan, &addresses).await?;
@@ -70,6 +60,22 @@ pub async fn add(job: &Job<'_>, conf: &BindConf) -> Outcome<AddResult> {
             Err(failure)
         }
     }
+}
+
+/// For a tap of that name, and a way to it.
+async fn must_have_room(sides: &Sides, plan: &BindPlan) -> Outcome<()> {
+    if sides.pod_links.link(plan.tap.as_str()).await?.is_some() {
+        return Err(Failure::new(Code::NameTaken, format!("the pod has an interface {} already", plan.tap))
+            .remedy("DEL the attachment that made it first"));
+    }
+    if sides.pod_links.has_ingress(plan.link).await? {
+        return Err(Failure::new(
+            Code::Kernel,
+            format!("network {}: the pod's link has an ingress qdisc of somebody else's already", plan.network),
+        )
+        .remedy("`tc qdisc show` in the pod; a link has place for one, and the way to the tap needs it"));
+    }
+    Ok(())
 }
 
 async fn carry_out(job: &Job<'_>, sides: &Sides, plan: &BindPlan, id: &AttachmentId, record: &mut Bind) -> Outcome<()> {

@@ -1,7 +1,7 @@
 //! A classic BPF program that drops untagged frames for one UDP port, and ARP for one address, by their sender.
 //!
-//! Pure: values in, instructions out. What is not surely meant passes: frames with a VLAN tag (another network's), later
-//! fragments, whatever is torn. A load beyond the frame's end would end the program with 0, which is the verdict "pass,
+//! Pure: values in, instructions out. What is not surely meant passes: frames of a VLAN (another network's; VID 0 is
+//! none, but a priority), later fragments, whatever is torn. A load beyond the frame's end would end the program with 0, which is the verdict "pass,
 //! and ask no further filter": so lengths are looked at first.
 
 use std::net::Ipv4Addr;
@@ -19,8 +19,12 @@ pub(super) const OP: usize = 8;
 /// Verdicts of a direct action, from linux/pkt_cls.h: on to the next filter, and away with it.
 const UNSPEC: u32 = u32::MAX;
 const SHOT: u32 = 2;
-/// SKF_AD_OFF and SKF_AD_VLAN_TAG_PRESENT of linux/filter.h: beside the frame, below 2^32.
+/// SKF_AD_OFF of linux/filter.h, beside the frame, below 2^32; with SKF_AD_VLAN_TAG and SKF_AD_VLAN_TAG_PRESENT.
+const TAG: u32 = 0xffff_f000 + 44;
 const TAG_PRESENT: u32 = 0xffff_f000 + 48;
+const VID: u32 = 0xfff;
+/// Instructions before those that look at the sender.
+const VLAN_TEST: usize = 4;
 const ETHERNET: u32 = 14;
 /// Of an IPv4 header, and where in an ARP packet the address is that is asked for.
 const IP: u32 = 20;
@@ -44,6 +48,7 @@ pub enum Sender {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum To {
     Next,
+    Sender,
     Kind,
     Udp,
     Pass,
@@ -82,6 +87,7 @@ impl Sieve {
             // All are forward, and the whole has less than 40 instructions.
             let distance = |to| match to {
                 To::Next => 0,
+                To::Sender => VLAN_TEST - here - 1,
                 To::Kind => at_kind - here - 1,
                 To::Udp => at_udp - here - 1,
                 To::Pass => pass - here - 1,
@@ -102,7 +108,9 @@ impl Sieve {
         let [a, b, c, d, e, f] = mac.bytes();
         vec![
             load(BPF_W, TAG_PRESENT),
-            jump(BPF_JEQ, 0, To::Next, To::Pass),
+            jump(BPF_JEQ, 0, To::Sender, To::Next),
+            load(BPF_W, TAG),
+            jump(BPF_JSET, VID, To::Pass, To::Next),
             load(BPF_W, 6),
             jump(BPF_JEQ, u32::from_be_bytes([a, b, c, d]), To::Next, other),
             load(BPF_H, 10),
@@ -159,7 +167,7 @@ mod tests {
     const ID: Ipv4Addr = Ipv4Addr::new(169, 254, 67, 67);
 
     /// What the kernel would do; a load that fails ends with 0.
-    fn run(program: &[u8], frame: &[u8], tagged: bool) -> u32 {
+    fn run(program: &[u8], frame: &[u8], tag: Option<u16>) -> u32 {
         let ops: Vec<(u32, usize, usize, u32)> = program
             .chunks(OP)
             .map(|o| {
@@ -181,7 +189,9 @@ mod tests {
                 _ => 1,
             };
             let loaded = match code & !0x18 {
-                c if c == BPF_LD | BPF_ABS && k == TAG_PRESENT => Some(tagged.into()),
+                c if c == BPF_LD | BPF_ABS && k == TAG_PRESENT => Some(tag.is_some().into()),
+                // What is left there from before says nothing.
+                c if c == BPF_LD | BPF_ABS && k == TAG => Some(tag.unwrap_or(7).into()),
                 c if c == BPF_LD | BPF_ABS => bytes(k, size),
                 c if c == BPF_LD | BPF_IND => bytes(x + k, size),
                 c if c == BPF_LD | BPF_LEN => Some(frame.len() as u32),
@@ -212,7 +222,7 @@ mod tests {
     }
 
     /// The same, said another way.
-    fn wanted(sieve: &Sieve, frame: &[u8], tagged: bool) -> bool {
+    fn wanted(sieve: &Sieve, frame: &[u8], tag: Option<u16>) -> bool {
         let by = match sieve.from {
             Sender::Only(mac) => frame[6..12] == mac.bytes(),
             Sender::AllBut(mac) => frame[6..12] != mac.bytes(),
@@ -230,7 +240,7 @@ mod tests {
             [8, 6] => sieve.arp_for.is_some_and(|address| ip.get(24..28) == Some(&address.octets())),
             _ => false,
         };
-        !tagged && by && what
+        tag.is_none_or(|tag| tag & 0xfff == 0) && by && what
     }
 
     fn sieves() -> [Sieve; 3] {
@@ -239,6 +249,10 @@ mod tests {
             Sieve { udp_to: 68, arp_for: None, from: Sender::Only(OURS) },
             Sieve { udp_to: 68, arp_for: None, from: Sender::AllBut(OURS) },
         ]
+    }
+
+    fn tags() -> impl Strategy<Value = Option<u16>> {
+        prop_oneof![8 => Just(None), 1 => Just(Some(0xa000)), 1 => any::<u16>().prop_map(Some)]
     }
 
     fn frames() -> impl Strategy<Value = Vec<u8>> {
@@ -273,10 +287,10 @@ mod tests {
     proptest! {
         /// And no frame's end cuts the program short: 0 is never the verdict.
         #[test]
-        fn it_drops_what_it_is_to_drop_and_passes_all_else_on(frame in frames(), tagged in proptest::bool::weighted(0.1)) {
+        fn it_drops_what_it_is_to_drop_and_passes_all_else_on(frame in frames(), tag in tags()) {
             for sieve in sieves() {
-                let verdict = if wanted(&sieve, &frame, tagged) { SHOT } else { UNSPEC };
-                prop_assert_eq!(run(&sieve.program(), &frame, tagged), verdict, "{:?}", sieve);
+                let verdict = if wanted(&sieve, &frame, tag) { SHOT } else { UNSPEC };
+                prop_assert_eq!(run(&sieve.program(), &frame, tag), verdict, "{:?}", sieve);
             }
         }
     }
@@ -290,9 +304,10 @@ mod tests {
             b"?",
         );
         let question = sieves()[0].program();
-        assert_eq!(run(&question, &f, false), SHOT);
-        assert_eq!(run(&question, &f, true), UNSPEC);
+        assert_eq!(run(&question, &f, None), SHOT);
+        assert_eq!(run(&question, &f, Some(0)), SHOT, "a priority");
+        assert_eq!(run(&question, &f, Some(5)), UNSPEC);
         f[6..12].copy_from_slice(&OURS.bytes());
-        assert_eq!(run(&question, &f, false), UNSPEC);
+        assert_eq!(run(&question, &f, None), UNSPEC);
     }
 }

@@ -238,7 +238,11 @@ mod tests {
         let far = found(&there, "lan0").await.index;
         let lan = lan_ns.enter(|| Frames::of_all_kinds_on(far)).unwrap();
         let in_pod = b.pod_ns.enter(|| Frames::of_all_kinds_on(pod.index)).unwrap();
-        Wire { b, _lan_ns: lan_ns, host, pod, lan, in_pod }
+        let mut wire = Wire { b, _lan_ns: lan_ns, host, pod, lan, in_pod };
+        // The bridge's ports forward a moment after they are up.
+        assert!((0..100).any(|_| wire.reaches_lan(&frame("to begin"), 50)));
+        assert!((0..100).any(|_| wire.reaches_pod(&frame("to begin"), 50)));
+        wire
     }
 
     impl Wire {
@@ -329,6 +333,11 @@ mod tests {
             assert_eq!(w.b.pod.redirect_target(w.pod.index).await.unwrap(), Some(tap));
             let opened = w.b.pod_ns.enter(|| crate::net::tap::open_tap(&name("tap0"))).unwrap().unwrap();
             let mut guest = Frames::on_tap(opened);
+            // A tap's carrier comes a moment after it was opened.
+            assert!((0..100).any(|_| {
+                w.lan.send(&frame("to begin"));
+                guest.receives(&frame("to begin"), 50)
+            }));
             let client = PacketSocket::open(&w.b.pod_ns, w.pod.index).unwrap();
             for (frame, passes) in [
                 (answer(us), true),

@@ -130,6 +130,13 @@ async fn keep(job: &Job, there: &There, lease: &Lease, valid: Option<u32>) -> Ou
     Ok(())
 }
 
+/// What a renewal does with the link.
+#[cfg(test)]
+pub async fn keep_for_tests(job: &Job, lease: &Lease) -> Outcome<()> {
+    let there = There::find(job).await?.expect("the link is there");
+    keep(job, &there, lease, Some(60)).await
+}
+
 /// A default route that the pod has from elsewhere meanwhile stays the only one.
 async fn restore(links: &Netlink, index: u32, route: &cni::Route) -> NetResult<()> {
     let elsewhere = |r: &crate::net::Route| r.dst.prefix() == 0 && r.link != index;
