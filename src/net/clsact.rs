@@ -176,12 +176,14 @@ mod tests {
     const STRANGER: Mac = Mac::new([0xfe, 0, 0, 0, 0, 1]);
     const LAN: Mac = Mac::new([2, 0, 0, 0, 0, 0x1a]);
     const ID: Ipv4Addr = Ipv4Addr::new(169, 254, 67, 67);
+    /// Long enough for a frame without padding, which a bridge with br_netfilter cuts off.
+    const DATAGRAM: &[u8] = b"a datagram of some length";
     /// A frame that stays away is waited for so long.
     const LITTLE: u16 = 60;
 
     fn datagram(source: Mac, ports: (u16, u16)) -> Vec<u8> {
         let macs = Macs { source, destination: frame::EVERYBODY };
-        let mut f = frame::udp(macs, Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, b"datagram");
+        let mut f = frame::udp(macs, Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, DATAGRAM);
         f[34..36].copy_from_slice(&ports.0.to_be_bytes());
         f[36..38].copy_from_slice(&ports.1.to_be_bytes());
         f
@@ -198,12 +200,23 @@ mod tests {
     /// The same with four bytes of options in its IPv4 header.
     fn with_options(mut f: Vec<u8>) -> Vec<u8> {
         f[14] = 0x46;
+        f[17] += 4;
         f.splice(34..34, [1, 1, 1, 0]);
-        f
+        summed(f)
     }
 
     fn later_fragment(mut f: Vec<u8>) -> Vec<u8> {
         f[20..22].copy_from_slice(&[0, 5]);
+        summed(f)
+    }
+
+    /// br_netfilter drops a header whose checksum is wrong.
+    fn summed(mut f: Vec<u8>) -> Vec<u8> {
+        let end = 14 + usize::from(f[14] & 15) * 4;
+        f[24..26].copy_from_slice(&[0, 0]);
+        let sum: u32 = f[14..end].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
+        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+        f[24..26].copy_from_slice(&sum.to_be_bytes());
         f
     }
 
@@ -299,6 +312,14 @@ mod tests {
             ] {
                 assert!(w.reaches_lan(&passes, 2000), "{passes:x?}");
             }
+            // A packet socket has the tag beside the frame.
+            for (tag, passes) in [(0xa000u16, false), (5, true)] {
+                let mut tagged = question(GUEST);
+                tagged.splice(12..12, [[0x81, 0], tag.to_be_bytes()].concat());
+                w.in_pod.send(&tagged);
+                let milliseconds = if passes { 2000 } else { LITTLE };
+                assert_eq!(w.lan.receives(&question(GUEST), milliseconds), passes, "tag {tag:x}");
+            }
         });
     }
 
@@ -359,7 +380,7 @@ mod tests {
                 client.wait(Duration::ZERO).unwrap();
             }
             assert!(
-                from.iter().any(|h| matches!(h, frame::Heard::Udp { payload, .. } if payload == b"datagram")),
+                from.iter().any(|h| matches!(h, frame::Heard::Udp { payload, .. } if payload == DATAGRAM)),
                 "{from:?}"
             );
         });
