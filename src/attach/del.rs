@@ -8,6 +8,7 @@ use crate::net::{Link, LinkKind, Namespace, Netlink, NsError, nft};
 use crate::plan::{drop_in_host_end, dropin, host_end, network_hash};
 use crate::types::{AttachmentId, Code, Outcome, Role};
 
+use super::fence;
 use super::record::{self, Wire};
 use super::undo::{Undo, delete, packet_filter};
 use super::wire::end_by_name;
@@ -61,7 +62,7 @@ async fn by_configuration(job: &Job<'_>, links: &Netlink) -> Outcome<()> {
     let pod = job.call.netns.as_deref().and_then(|p| Namespace::open(p).ok());
     if json::get(conf, "bridge").is_none() && json::get(conf, "master").is_none() {
         return match pod {
-            Some(pod) => tap_by_name(&pod, conf).await,
+            Some(pod) => tap_by_name(links, &pod, conf).await,
             None => Ok(()),
         };
     }
@@ -83,7 +84,7 @@ async fn by_configuration(job: &Job<'_>, links: &Netlink) -> Outcome<()> {
     ipam::release_what_can_be(job).await
 }
 
-async fn tap_by_name(pod: &Namespace, conf: &Map<String, Value>) -> Outcome<()> {
+async fn tap_by_name(host_links: &Netlink, pod: &Namespace, conf: &Map<String, Value>) -> Outcome<()> {
     let args =
         json::get(conf, "args").and_then(Value::as_object).and_then(|a| json::get(a, "cni")).and_then(Value::as_object);
     let Some(network) = args.and_then(|a| json::get(a, "logicNetworkName")).and_then(Value::as_str) else {
@@ -96,6 +97,10 @@ async fn tap_by_name(pod: &Namespace, conf: &Map<String, Value>) -> Outcome<()> 
             && links.ingress_filters(link.index).await?.contains(&Some(tap.index))
         {
             links.clear_ingress(link.index).await?;
+            if let Some(host_end) = link.lower {
+                // Whose the qdisc is, the record would have said; it harms nobody.
+                fence::take_away(host_links, host_end, link.index, false).await?;
+            }
         }
         delete(&links, tap.index).await?;
     }

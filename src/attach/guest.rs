@@ -4,16 +4,19 @@
 //! pod<H> ══ tc u32 + mirred ══ tap<H> ── the guest
 //! ```
 //! No in-pod bridge, so nothing in the pod learns, filters or answers. The pod's own stack falls silent on both links.
+//! Where the machine is given an address (`given`), its DHCP is kept apart from the LAN's (`fence`).
+
+use ipnetwork::IpNetwork;
 
 use crate::cni::AddResult;
 use crate::failpoint::hit;
-use crate::net::{Link, LinkChange, LinkKind, tap};
+use crate::net::{Link, LinkChange, LinkKind, Namespace, tap};
 use crate::plan::{self, BindFacts, BindPlan, conf::BindConf, network_hash};
 use crate::types::{AttachmentId, Code, Failure, IfName, Outcome, Role};
 
 use super::record::{self, Bind, Wire};
 use super::undo::Undo;
-use super::{Job, Sides, address};
+use super::{Job, Sides, address, fence, given};
 
 /// User and group that KubeVirt runs QEMU as.
 const QEMU: u32 = 107;
@@ -24,19 +27,15 @@ pub async fn add(job: &Job<'_>, conf: &BindConf) -> Outcome<AddResult> {
     let plan = plan::bind(&job.asker(), conf, &facts)?;
     let id = job.id(Role::Bind);
     forget_dead(job, &sides, &id).await?;
-    if sides.pod_links.link(plan.tap.as_str()).await?.is_some() {
-        return Err(Failure::new(Code::NameTaken, format!("the pod has an interface {} already", plan.tap))
-            .remedy("DEL the attachment that made it first"));
-    }
-    if sides.pod_links.has_ingress(plan.link).await? {
-        return Err(Failure::new(
-            Code::Kernel,
-            format!("network {}: the pod's link has an ingress qdisc of somebody else's already", plan.network),
-        )
-        .remedy("`tc qdisc show` in the pod; a link has place for one, and the way to the tap needs it"));
-    }
-    let place = sides.place(job)?;
+    must_have_room(&sides, &plan).await?;
     let addresses = sides.pod_links.addresses(plan.link).await?;
+    let addresses: Vec<IpNetwork> = addresses.iter().filter(|a| !a.link_local).map(|a| a.net).collect();
+    let guest = given::guest(job, &sides, &plan, &addresses).await?;
+    let clsact = match &guest {
+        Some(guest) => fence::must_make_clsact(&sides.host_links, &plan.network, guest).await?,
+        None => false,
+    };
+    let place = sides.place(job)?;
     let mut record = Bind {
         place,
         network: plan.network.clone(),
@@ -45,7 +44,9 @@ pub async fn add(job: &Job<'_>, conf: &BindConf) -> Outcome<AddResult> {
         tap_index: None,
         ingress: false,
         multi_queue: plan.multi_queue,
-        addresses: addresses.iter().filter(|a| !a.link_local).map(|a| a.net).collect(),
+        addresses,
+        guest,
+        clsact,
     };
     let journal = job.journal();
     journal.write(&id, &job.call.name, &record)?;
@@ -59,6 +60,22 @@ pub async fn add(job: &Job<'_>, conf: &BindConf) -> Outcome<AddResult> {
             Err(failure)
         }
     }
+}
+
+/// For a tap of that name, and a way to it.
+async fn must_have_room(sides: &Sides, plan: &BindPlan) -> Outcome<()> {
+    if sides.pod_links.link(plan.tap.as_str()).await?.is_some() {
+        return Err(Failure::new(Code::NameTaken, format!("the pod has an interface {} already", plan.tap))
+            .remedy("DEL the attachment that made it first"));
+    }
+    if sides.pod_links.has_ingress(plan.link).await? {
+        return Err(Failure::new(
+            Code::Kernel,
+            format!("network {}: the pod's link has an ingress qdisc of somebody else's already", plan.network),
+        )
+        .remedy("`tc qdisc show` in the pod; a link has place for one, and the way to the tap needs it"));
+    }
+    Ok(())
 }
 
 async fn carry_out(job: &Job<'_>, sides: &Sides, plan: &BindPlan, id: &AttachmentId, record: &mut Bind) -> Outcome<()> {
@@ -76,6 +93,10 @@ async fn carry_out(job: &Job<'_>, sides: &Sides, plan: &BindPlan, id: &Attachmen
         return Err(e.into());
     }
     hit("redirect to the tap");
+    if let Some(guest) = &record.guest {
+        fence::inside(links, plan.link, guest).await?;
+        fence::outside(&sides.host_links, guest, record.clsact).await?;
+    }
     links.redirect(tap.index, plan.link).await?;
     hit("redirect from the tap");
     links.set_link(tap.index, &LinkChange { up: Some(true), mtu: Some(plan.mtu), ..LinkChange::default() }).await?;
@@ -170,6 +191,12 @@ pub async fn check(job: &Job<'_>) -> Outcome<()> {
     for (from, to) in [(bind.link, tap.index), (tap.index, bind.link)] {
         if links.redirect_target(from).await? != Some(to) {
             return differs(format!("{}: the redirect from link {from} to link {to} is not there", bind.tap));
+        }
+    }
+    if let Some(guest) = &bind.guest {
+        let host_links = Namespace::own()?.netlink()?;
+        if let Some(missing) = fence::missing(&host_links, &links, &bind, guest).await? {
+            return differs(format!("{}: {missing}", bind.tap));
         }
     }
     Ok(())

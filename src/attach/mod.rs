@@ -14,13 +14,17 @@ mod check;
 mod del;
 pub mod dhcp;
 mod facts;
+mod fence;
 mod gateway;
 mod gc;
+mod given;
 mod guest;
 mod ipam;
 mod macvlan;
 mod mend;
 mod record;
+#[allow(dead_code, reason = "for the agent's duty that answers guests")]
+mod served;
 mod status;
 #[cfg(test)]
 pub mod tests;
@@ -38,9 +42,16 @@ use crate::store::{ContainerLock, Dirs, Journal, NodeConfig, process_start};
 use crate::types::{AttachmentId, Code, ContainerId, Failure, IfName, Outcome, Role};
 
 pub use del::del;
+#[allow(unused_imports, reason = "for the agent's duty that answers guests")]
+pub use fence::SERVER_ID;
+pub use fence::{Fence, fences};
 pub use gc::{gc, take};
 pub use mend::{Node, PodPort, ports};
+#[allow(unused_imports, reason = "for the agent's duty that answers guests")]
+pub use record::{Given, Guest};
 pub use record::{Place, place};
+#[allow(unused_imports, reason = "for the agent's duty that answers guests")]
+pub use served::{Served, Terms, guests, served};
 pub use status::{journal_is_writable, status};
 
 /// How long a call waits for another one of the same container. A runtime gives up after minutes, not seconds.

@@ -2,17 +2,19 @@
 //!
 //! Written with what is intended before the first kernel change, and once more when the kernel has numbered the links.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv4Network};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::cni::{AddResult, Dns, IpConfig, Route};
 use crate::ipam::StoreLocation;
 use crate::net::{Namespace, NetResult, NsId};
 use crate::store::{Dirs, Entry};
-use crate::types::{Code, Failure, IfName, Mac, Outcome, PodRef, Role, VlanId};
+use crate::types::{Code, Failure, IfName, Mac, Mtu, Outcome, PodRef, Role, VlanId};
 
 /// The record of an entry, in the form that its role has.
 pub fn read<T: DeserializeOwned>(entry: &Entry) -> Outcome<T> {
@@ -73,6 +75,9 @@ pub struct Wire {
     pub masquerade: bool,
     #[serde(default)]
     pub macspoofchk: bool,
+    /// A VM's: what the result said, for the bind step that follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given: Option<Given>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -130,9 +135,68 @@ pub struct Bind {
     pub multi_queue: bool,
     /// Addresses that were on the link: CHECK of the wire counts them as present.
     pub addresses: Vec<IpNetwork>,
+    /// None: nothing is given to it, and whatever DHCP it speaks is the LAN's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<Guest>,
+    /// The `clsact` at the guest's host end is ours, or is about to be made.
+    #[serde(default)]
+    pub clsact: bool,
 }
 
 /// Records of trestle 0.1 do not say.
 fn yes() -> bool {
     true
+}
+
+/// A machine behind a bind step, and what it is to be given.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Guest {
+    /// The other end of the pod's link: the machine is answered there, from this MAC.
+    pub host_index: u32,
+    pub host_mac: Mac,
+    /// The machine's own, the pod's link's when it was bound.
+    pub mac: Mac,
+    pub mtu: Mtu,
+    /// Key of the wire's entry; `None`: another plugin made the link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wire: Option<IfName>,
+    /// Key of the lease that the address comes from. Then the lease's record tells what is given, and `given` only what
+    /// it was at the time of the wire's ADD.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<IfName>,
+    pub given: Given,
+    /// The machine's name, if the pod tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+}
+
+/// What the wire's ADD answered, as far as DHCP over IPv4 can tell it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Given {
+    pub addresses: Vec<Ipv4Network>,
+    /// Of the first address. By itself it is no default route.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Ipv4Addr>,
+    /// The default route too. Each has its gateway, but for a destination that is on the link.
+    pub routes: Vec<Route>,
+    #[serde(skip_serializing_if = "Dns::is_empty")]
+    pub dns: Dns,
+}
+
+impl Given {
+    pub fn of(result: &AddResult) -> Self {
+        let v4 = |ip: &IpConfig| match ip.address {
+            IpNetwork::V4(net) => Some((net, ip.gateway)),
+            IpNetwork::V6(_) => None,
+        };
+        let ips: Vec<_> = result.ips.iter().filter_map(v4).collect();
+        let gateway = ips.iter().find_map(|(_, gateway)| match gateway {
+            Some(IpAddr::V4(gateway)) => Some(*gateway),
+            _ => None,
+        });
+        let routes = result.routes.iter().filter(|r| r.dst.is_ipv4());
+        let routes = routes.map(|r| Route { gw: r.gw.or(gateway.map(IpAddr::V4)), ..r.clone() }).collect();
+        Self { addresses: ips.into_iter().map(|(net, _)| net).collect(), gateway, routes, dns: result.dns.clone() }
+    }
 }

@@ -11,6 +11,7 @@ use crate::store::{Dirs, Entry, Journal};
 use crate::types::{AttachmentId, Code, Failure, Outcome, Role};
 
 use super::dhcp;
+use super::fence;
 use super::ipam;
 use super::record::{self, Bind, Place, Wire, WireLink};
 
@@ -87,8 +88,18 @@ impl<'a> Undo<'a> {
         if let Some(pod) = self.pod(&bind.place) {
             failures.note(tap(&pod, bind).await);
         }
+        // After the tap: until then a guest may ask.
+        failures.note(self.fence(bind).await);
         failures.outcome()?;
         self.forget(id)
+    }
+
+    async fn fence(&self, bind: &Bind) -> NetResult<()> {
+        let Some(guest) = &bind.guest else { return Ok(()) };
+        if !bind.place.of_this_boot(self.dirs) || self.host.id()? != bind.place.host_ns {
+            return Ok(());
+        }
+        fence::take_away(self.links, guest.host_index, bind.link, bind.clsact).await
     }
 
     fn forget(&self, id: &AttachmentId) -> Outcome<()> {
@@ -205,7 +216,8 @@ async fn tap(pod: &Namespace, bind: &Bind) -> NetResult<()> {
     }
 }
 
-/// Whether what is at the link's ingress is the bind step's: a redirect to its tap, be that gone, or no filter yet.
+/// Whether what is at the link's ingress is the bind step's: a redirect to its tap, be that gone, or no filter yet. The
+/// filter of the LAN's answers comes after the redirect.
 /// Between the record and the qdisc somebody else may have put theirs there.
 async fn ours_at_ingress(links: &Netlink, bind: &Bind) -> NetResult<bool> {
     let filters = match links.ingress_filters(bind.link).await {

@@ -12,7 +12,7 @@ use crate::plan::{self, Form, Masquerade, NodeFacts, Plan};
 use crate::types::{AttachmentId, Code, Failure, Mac, Outcome, Role};
 
 use super::ipam::Ipam;
-use super::record::{self, Wire, WireLink};
+use super::record::{self, Given, Wire, WireLink};
 use super::undo::Undo;
 use super::{Job, Sides, WireConf, bridge, dhcp, facts, macvlan};
 
@@ -54,6 +54,16 @@ impl Work<'_> {
 
     pub fn spoof_guard<'b>(&'b self, host_link: &'b str, mac: Option<Mac>) -> nft::SpoofGuard<'b> {
         nft::SpoofGuard { host_link, mac, container: self.job.container.as_str(), ifname: self.job.ifname.as_str() }
+    }
+
+    /// What is told to the runtime. A VM's is kept for the bind step, which comes in another call.
+    fn tell(&mut self, conf: &WireConf, mut result: AddResult) -> Outcome<AddResult> {
+        result.dns = plan::conf::dns_or(conf.dns(), &result.dns);
+        if self.record.vm && !result.ips.is_empty() {
+            self.record.given = Some(Given::of(&result));
+            self.remember()?;
+        }
+        Ok(result)
     }
 
     /// Addresses for the pod's end, which is `interface` of the result; none where the network has no IPAM. `patience`: for
@@ -103,11 +113,8 @@ pub async fn add(job: &Job<'_>, conf: &WireConf) -> Outcome<AddResult> {
         Plan::Bridge(wire) => bridge::carry_out(&mut work, wire).await,
         Plan::Macvlan(wire) => macvlan::carry_out(&mut work, wire).await,
     };
-    match done {
-        Ok(mut result) => {
-            result.dns = plan::conf::dns_or(conf.dns(), &result.dns);
-            Ok(result)
-        }
+    match done.and_then(|result| work.tell(conf, result)) {
+        Ok(result) => Ok(result),
         Err(failure) if !work.made => {
             job.journal().remove(&work.id)?;
             Err(failure)
@@ -170,6 +177,7 @@ fn intent(job: &Job<'_>, sides: &Sides, plan: &Plan, ipam: &Ipam<'_>) -> Outcome
         vm: form == Form::Vm,
         masquerade,
         macspoofchk,
+        given: None,
     })
 }
 

@@ -13,9 +13,10 @@ use rtnetlink::packet_route::link::{
     BridgePortState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData, InfoTun, LinkAttribute,
     LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
 };
+use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
 
 use super::netlink::{Ask, u32_at};
-use super::{NetResult, Netlink};
+use super::{Namespace, NetResult, Netlink};
 use crate::types::Mac;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,6 +163,19 @@ impl Netlink {
             Err(e) if e.is(Errno::ENODEV) => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// The number that a namespace has here, as in [`Link::lower_nsid`]; None: it has none yet.
+    pub async fn nsid_of(&self, other: &Namespace) -> NetResult<Option<i32>> {
+        let mut query = NsidMessage::default();
+        query.attributes.push(NsidAttribute::Fd(other.raw_fd().cast_unsigned()));
+        let RouteNetlinkMessage::NewNsId(answer) =
+            self.get(Ask::new("get number of", "namespace"), RouteNetlinkMessage::GetNsId(query)).await?
+        else {
+            return Ok(None);
+        };
+        let id = |a| if let NsidAttribute::Id(id) = a { Some(id) } else { None };
+        Ok(answer.attributes.into_iter().find_map(id).filter(|id| *id >= 0))
     }
 
     pub async fn links(&self) -> NetResult<Vec<Link>> {

@@ -7,7 +7,9 @@
 //! What has no netlink request (tun ioctls, `/proc/sys`) runs on a short thread by [`Namespace::enter`].
 
 mod addr;
+mod bpf;
 mod change;
+mod clsact;
 mod create;
 mod error;
 mod events;
@@ -28,7 +30,9 @@ pub mod testing;
 mod vlan;
 
 pub use addr::NewAddress;
+pub use bpf::{Sender, Sieve};
 pub use change::LinkChange;
+pub use clsact::Hook;
 pub use create::{Macvlan, Veth};
 pub use error::{NetError, NetResult};
 pub use events::{LinkEvent, LinkEvents};

@@ -17,7 +17,8 @@ use super::{NetResult, Netlink};
 
 /// Handle `ffff:` of an ingress (or clsact) qdisc, parent of its filters.
 const INGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0 };
-const PRIORITY: u16 = 1;
+/// After filters that drop.
+const PRIORITY: u16 = 100;
 
 impl Netlink {
     /// EEXIST: `from` has an ingress (or clsact) qdisc already.
@@ -35,17 +36,25 @@ impl Netlink {
 
     /// Whether the link has an ingress (or clsact) qdisc: there is place for one.
     pub async fn has_ingress(&self, index: u32) -> NetResult<bool> {
+        Ok(self.ingress_kind(index).await?.is_some())
+    }
+
+    /// Of the one qdisc of either kind that a link has place for.
+    pub(super) async fn ingress_kind(&self, index: u32) -> NetResult<Option<String>> {
         let index = index.cast_signed();
         let ask = Ask::new("list qdiscs", format!("of link {index}"));
         let query = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::with_index(index));
         // The kernel lists those of all links.
-        let here = |m: &RouteNetlinkMessage| match m {
-            RouteNetlinkMessage::NewQueueDiscipline(q) => {
-                q.header.index == index && q.header.parent == TcHandle::INGRESS
+        let here = |m: RouteNetlinkMessage| match m {
+            RouteNetlinkMessage::NewQueueDiscipline(q)
+                if q.header.index == index && q.header.parent == TcHandle::INGRESS =>
+            {
+                let kind = |a| if let TcAttribute::Kind(kind) = a { Some(kind) } else { None };
+                Some(q.attributes.into_iter().find_map(kind).unwrap_or_default())
             }
-            _ => false,
+            _ => None,
         };
-        Ok(self.dump(ask, query).await?.iter().any(here))
+        Ok(self.dump(ask, query).await?.into_iter().find_map(here))
     }
 
     /// Index of the link that frames coming in at `from` are redirected to.
@@ -102,9 +111,7 @@ fn filter(from: u32, to: u32) -> TcMessage {
     selector.keys = vec![TcU32Key::default()];
     let mut m = TcMessage::with_index(from.cast_signed());
     m.header.parent = INGRESS;
-    // Priority above, protocol below, the latter in network byte order.
-    let all = (nix::libc::ETH_P_ALL as u16).to_be();
-    m.header.info = u32::from(PRIORITY) << 16 | u32::from(all);
+    m.header.info = all_protocols(PRIORITY);
     m.attributes = vec![
         TcAttribute::Kind(TcFilterU32::KIND.into()),
         TcAttribute::Options(vec![
@@ -113,6 +120,12 @@ fn filter(from: u32, to: u32) -> TcMessage {
         ]),
     ];
     m
+}
+
+/// Priority above, protocol below, the latter in network byte order.
+pub(super) fn all_protocols(priority: u16) -> u32 {
+    let all = (nix::libc::ETH_P_ALL as u16).to_be();
+    u32::from(priority) << 16 | u32::from(all)
 }
 
 fn target(m: RouteNetlinkMessage) -> Option<u32> {

@@ -90,10 +90,34 @@ impl Frames {
 
     /// Call it inside the link's namespace.
     pub fn on_link(index: u32) -> Self {
+        Self::on(index, LOCAL_EXPERIMENTAL)
+    }
+
+    /// Also what goes out.
+    pub fn of_all_kinds_on(index: u32) -> Self {
+        Self::on(index, libc::ETH_P_ALL as u16)
+    }
+
+    /// What it sends goes past the egress hook.
+    pub fn past_qdiscs_on(index: u32) -> Self {
+        let frames = Self::on(index, LOCAL_EXPERIMENTAL);
+        const PACKET_QDISC_BYPASS: libc::c_int = 20;
+        let yes: libc::c_int = 1;
+        #[expect(unsafe_code, reason = "nix does not know this option")]
+        // SAFETY: `yes` outlives the call, which reads it, and the length is its own.
+        let done = unsafe {
+            let at = (&raw const yes).cast();
+            libc::setsockopt(frames.0.as_raw_fd(), libc::SOL_PACKET, PACKET_QDISC_BYPASS, at, size_of_val(&yes) as u32)
+        };
+        assert_eq!(done, 0, "PACKET_QDISC_BYPASS: {}", std::io::Error::last_os_error());
+        frames
+    }
+
+    fn on(index: u32, kind: u16) -> Self {
         let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).unwrap();
         let address = libc::sockaddr_ll {
             sll_family: libc::AF_PACKET as u16,
-            sll_protocol: LOCAL_EXPERIMENTAL.to_be(),
+            sll_protocol: kind.to_be(),
             sll_ifindex: index.cast_signed(),
             sll_hatype: 0,
             sll_pkttype: 0,

@@ -1,13 +1,14 @@
 //! Keeps attachments as they were made, and takes away what nobody needs any more: ports that were thrown off their bridge
-//! (`ports`), entries whose container is gone (`sweep`).
+//! (`ports`), filters around machines' DHCP that were removed (`fences`), entries whose container is gone (`sweep`).
 //!
 //! ```text
 //! kernel's events ─→ 200 ms ─→ ports
-//! every minute ─→ ports, sweep           each word of it: log, metric, an Event on the pod
+//! every minute ─→ ports, fences, sweep           each word of it: log, metric, an Event on the pod
 //! ```
 //! Which port is right, `plan` says; how it is put right and how an entry is undone, `attach` and `meta`, under the
 //! container's lock, for which nothing here waits. With `dry_run` all is said and nothing is done.
 
+mod fences;
 mod ports;
 mod sight;
 mod sweep;
@@ -20,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 
 pub use self::sight::{Fate, fate};
 
+use self::fences::Fences;
 use self::ports::Ports;
 use self::sweep::{APART, Sweep};
 use super::context::Context;
@@ -38,6 +40,7 @@ const BROKEN: Family = Family::gauge("trestle_journal_broken", "Entries of the j
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Port,
+    Fence,
     Sweep,
 }
 
@@ -45,6 +48,7 @@ impl Kind {
     fn label(self) -> &'static str {
         match self {
             Self::Port => "port",
+            Self::Fence => "fence",
             Self::Sweep => "sweep",
         }
     }
@@ -54,6 +58,8 @@ impl Kind {
         match (self, done) {
             (Self::Port, true) => "PortRepaired",
             (Self::Port, false) => "PortNotRepaired",
+            (Self::Fence, true) => "DhcpFilterRepaired",
+            (Self::Fence, false) => "DhcpFilterNotRepaired",
             (Self::Sweep, _) => "Swept",
         }
     }
@@ -82,7 +88,8 @@ pub async fn run(ctx: &Context, tell: &dyn Fn(&Said)) -> Outcome<()> {
     let mut events = host.link_events()?;
     let links = host.netlink()?;
     let tools = Tools { dirs: &ctx.dirs, host: &host, links: &links, dry_run: ctx.dry_run };
-    let mut work = Repair { ctx, tools, tell, ports: Ports::default(), sweep: Sweep::default() };
+    let mut work =
+        Repair { ctx, tools, tell, ports: Ports::default(), fences: Fences::default(), sweep: Sweep::default() };
     let mut next = Instant::now();
     loop {
         let sweeps = Instant::now() >= next;
@@ -103,6 +110,7 @@ struct Repair<'a> {
     tools: Tools<'a>,
     tell: &'a dyn Fn(&Said),
     ports: Ports,
+    fences: Fences,
     sweep: Sweep,
 }
 
@@ -111,6 +119,8 @@ impl Repair<'_> {
         let entries = self.entries()?;
         if sweeps {
             let said = self.sweep.round(&self.tools, &entries).await;
+            self.say(&said);
+            let said = self.fences.round(&self.tools, &entries).await?;
             self.say(&said);
         }
         let said = self.ports.round(&self.tools, &entries).await?;

@@ -261,3 +261,32 @@ fn a_pods_own_entry_goes_with_what_is_in_it() {
     assert_eq!(said.len(), 1, "the network's own entry went with the pod's: {said:?}");
     assert_eq!((node.entries(), node.taken("lan").len()), (1, 0));
 }
+
+#[test]
+fn filters_around_a_machines_dhcp_are_put_back() {
+    let node = Node::new();
+    let pod = node.pod("machine");
+    let wire = At { ifname: "pod094a367b026", ..node.at(&pod).of_vm() };
+    wire.add().unwrap();
+    let args = json!({"cni": {"logicNetworkName": "lan"}});
+    let bind = At { ifname: "net2", ..node.at(&pod).of_vm() }
+        .with(json!({"name": "trestle-binding", "bridge": null, "ipam": null, "args": args}));
+    let bound = bind.add().unwrap();
+    let port = port(&node);
+    node.sh(&format!("tc qdisc del dev {port} clsact"));
+    assert!(bind.finds(&bound).contains("the guest's DHCP reaches the LAN"));
+    beside(&node, true, async |words, _| {
+        until("told", || !words.borrow().is_empty()).await;
+        assert!(!words.borrow()[0].done);
+    });
+    beside(&node, false, async |words, _| {
+        until("told", || !words.borrow().is_empty()).await;
+        let said = words.borrow_mut().remove(0);
+        assert_eq!(said.kind.reason(said.done), "DhcpFilterRepaired");
+        assert_eq!(said.text, "lan: the filters that keep its DHCP from the LAN were put back");
+    });
+    bind.check(&bound).unwrap();
+    bind.del().unwrap();
+    assert_eq!(node.sh(&format!("tc filter show dev {port} ingress; tc filter show dev {port} egress")), "");
+    wire.del().unwrap();
+}

@@ -181,7 +181,7 @@ fn next_hop(lease: &Lease, to: Ipv4Addr) -> Ipv4Addr {
 
 /// Under which MAC a guest's client speaks: no frame of ours may have the guest's as its source. Neither is it that of the
 /// veth's host end, which the node's bridge would keep answers for. The same each time, so that a switch learns one.
-fn stranger(guest: Mac) -> Mac {
+pub fn stranger(guest: Mac) -> Mac {
     let digest: [u8; 32] = Sha256::digest([&b"trestle dhcp"[..], &guest.bytes()].concat()).into();
     Mac::high([digest[0], digest[1], digest[2], digest[3], digest[4], digest[5]])
 }

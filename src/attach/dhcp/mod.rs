@@ -30,6 +30,7 @@ use crate::types::{ContainerId, IfName, Outcome};
 
 use client::{Client, End};
 
+pub use client::stranger;
 pub use plugin::{check, plugin};
 pub use section::{Dhcp, Target};
 
@@ -101,16 +102,25 @@ fn network(lease: &Lease) -> Option<IpNetwork> {
     Ipv4Network::new(lease.address, lease.prefix).ok().map(IpNetwork::V4)
 }
 
-/// Gives the address on the link its new time; puts it back, with its routes, where ADD had put it and it ran out.
+/// Gives the address on the link its new time; puts it back, with its routes, where ADD had put it and it ran out. Never on
+/// a machine's link that is bound: the guest has it then.
 async fn keep(job: &Job, there: &There, lease: &Lease, valid: Option<u32>) -> Outcome<()> {
     let Some(net) = network(lease) else { return Ok(()) };
     let (links, index) = (&there.links, job.index);
+    let bound = async || Ok::<_, crate::net::NetError>(links.redirect_target(index).await?.is_some());
+    if job.routes.is_none() && bound().await? {
+        return Ok(());
+    }
     let on_link = links.addresses(index).await?.iter().any(|a| a.net.ip() == net.ip());
     if !on_link && job.routes.is_none() {
         return Ok(());
     }
     let address = NewAddress { net, broadcast: broadcast(net), nodad: false, routeless: false, valid_seconds: valid };
     links.set_address(index, &address).await?;
+    // The bind step redirects first and takes the address off then: it may have done both since the look above.
+    if job.routes.is_none() && bound().await? {
+        return Ok(take_off(there, lease.address).await?);
+    }
     if on_link {
         return Ok(());
     }
@@ -118,6 +128,13 @@ async fn keep(job: &Job, there: &There, lease: &Lease, valid: Option<u32>) -> Ou
         restore(links, index, route).await?;
     }
     Ok(())
+}
+
+/// What a renewal does with the link.
+#[cfg(test)]
+pub async fn keep_for_tests(job: &Job, lease: &Lease) -> Outcome<()> {
+    let there = There::find(job).await?.expect("the link is there");
+    keep(job, &there, lease, Some(60)).await
 }
 
 /// A default route that the pod has from elsewhere meanwhile stays the only one.
@@ -174,6 +191,6 @@ async fn farewell(job: &Job, dirs: &Dirs) {
     }
 }
 
-fn is_of_this_boot<J>(dirs: &Dirs, record: &LeaseRecord<J>) -> bool {
+pub fn is_of_this_boot<J>(dirs: &Dirs, record: &LeaseRecord<J>) -> bool {
     dirs.boot_id().is_ok_and(|boot| boot == record.boot)
 }

@@ -6,6 +6,7 @@
 mod check;
 mod del;
 mod failed;
+mod fence;
 mod gc;
 mod vm;
 mod wire;

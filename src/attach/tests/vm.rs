@@ -16,18 +16,18 @@ use crate::plan::hex;
 use crate::types::{Code, IfName};
 
 /// What KubeVirt calls the links of a network named `lan`.
-const POD_LINK: &str = "pod094a367b026";
+pub const POD_LINK: &str = "pod094a367b026";
 const TAP: &str = "tap094a367b026";
 /// Of the machine `db` in `default`, without a seed.
 const DERIVED: &str = "42:22:13:8e:bc:3d";
 
 /// The wire's ADD as Multus makes it for KubeVirt.
-fn wire<'a>(node: &'a Node, pod: &Pod) -> At<'a> {
+pub fn wire<'a>(node: &'a Node, pod: &Pod) -> At<'a> {
     At { ifname: POD_LINK, ..node.at(pod).of_vm() }
 }
 
 /// The bind step's: KubeVirt's NAD has neither bridge nor master, and Multus makes up an interface name.
-fn bind<'a>(node: &'a Node, pod: &Pod) -> At<'a> {
+pub fn bind<'a>(node: &'a Node, pod: &Pod) -> At<'a> {
     let args = json!({"cni": {"logicNetworkName": "lan"}});
     At { ifname: "net2", ..node.at(pod).of_vm() }
         .with(json!({"name": "trestle-binding", "bridge": null, "ipam": null, "args": args}))
