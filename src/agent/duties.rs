@@ -39,7 +39,7 @@ pub async fn advertise(ctx: Context) -> Outcome<()> {
         allow: NodeConfig::read(&ctx.dirs)?.allow_bridges,
         require_uplink: ctx.wanted.require_uplink,
     };
-    let node = advertise::ThisNode { api: &api, name: &ctx.node };
+    let node = advertise::ThisNode::new(&api, &ctx.node);
     tokio::select! {
         done = advertise::run(&ctx, rule, &node) => done,
         () = ctx.ended() => Ok(()),
