@@ -14,6 +14,7 @@ mod check;
 mod del;
 pub mod dhcp;
 mod facts;
+mod filters;
 mod gateway;
 mod gc;
 mod guest;
@@ -38,6 +39,7 @@ use crate::store::{ContainerLock, Dirs, Journal, NodeConfig, process_start};
 use crate::types::{AttachmentId, Code, ContainerId, Failure, IfName, Outcome, Role};
 
 pub use del::del;
+pub use filters::{Missing, PodRules, amiss, rules};
 pub use gc::{gc, take};
 pub use mend::{Node, PodPort, ports};
 pub use record::{Place, place};

@@ -73,6 +73,12 @@ pub struct Wire {
     pub masquerade: bool,
     #[serde(default)]
     pub macspoofchk: bool,
+    /// The only source that the guard against forged MACs lets pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guarded: Option<Mac>,
+    /// Addresses that are masqueraded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub masqueraded: Vec<IpNetwork>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -170,6 +170,8 @@ fn intent(job: &Job<'_>, sides: &Sides, plan: &Plan, ipam: &Ipam<'_>) -> Outcome
         vm: form == Form::Vm,
         masquerade,
         macspoofchk,
+        guarded: None,
+        masqueraded: Vec::new(),
     })
 }
 

@@ -100,5 +100,11 @@ impl Ports {
 }
 
 fn say(port: &PodPort, text: String, done: bool) -> Said {
-    Said { pod: port.pod.clone(), kind: Kind::Port, done, text: format!("{}: {text}", port.entry.id.ifname) }
+    Said {
+        pod: port.pod.clone(),
+        kind: Kind::Port,
+        done,
+        text: format!("{}: {text}", port.entry.id.ifname),
+        quiet: false,
+    }
 }

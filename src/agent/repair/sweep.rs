@@ -87,7 +87,7 @@ impl Sweep {
     }
 
     async fn take(&mut self, tools: &Tools<'_>, entry: &Entry, pod: Option<PodRef>, now: Duration) -> Option<Said> {
-        let say = |text: String, done| Some(Said { pod: pod.clone(), kind: Kind::Sweep, done, text });
+        let say = |text: String, done| Some(Said { pod: pod.clone(), kind: Kind::Sweep, done, text, quiet: false });
         if tools.dry_run {
             return say(format!("{} would be undone: its container is gone", entry.id), false);
         }

@@ -50,12 +50,16 @@ fn link(node: &Node, name: &str) -> Link {
 }
 
 async fn until(what: &str, holds: impl Fn() -> bool) {
+    until_within(what, IN_TIME, holds).await;
+}
+
+async fn until_within(what: &str, time: Duration, holds: impl Fn() -> bool) {
     let wait = async {
         while !holds() {
             sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(IN_TIME, wait).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+    timeout(time, wait).await.unwrap_or_else(|_| panic!("not in time: {what}"));
 }
 
 fn port(node: &Node) -> String {
@@ -171,6 +175,54 @@ fn a_dry_run_says_it_once_and_does_nothing() {
         sleep(SETTLE * 2).await;
         assert_eq!((words.borrow().len(), link(&node, &port).master), (1, None));
         assert_eq!(words.borrow()[0].text, "net1: its port on br0 would be put back onto its bridge");
+    });
+}
+
+#[test]
+fn rules_that_were_flushed_come_back() {
+    let node = Node::new();
+    let (one, two) = (node.pod("one"), node.pod("two"));
+    let one = node.at(&one).with(json!({"macspoofchk": true}));
+    let both = json!({"type": "bridge", "isGateway": true, "ipMasq": true, "macspoofchk": true});
+    let two = At { container: "c2", ..node.at(&two) }.drop_in(crate::attach::Type::Bridge).with(both);
+    let results = [one.add().unwrap(), two.add().unwrap()];
+    beside(&node, false, async |words, ctx| {
+        for times in 1..=2 {
+            node.sh("nft flush ruleset");
+            let told = || words.borrow().len() == 2 * times;
+            until_within("told", IN_TIME + FILTERS_APART, told).await;
+            apart(|| one.check(&results[0]).unwrap());
+            apart(|| two.check(&results[1]).unwrap());
+        }
+        let mut texts: Vec<String> = words.borrow().iter().take(2).map(|w| w.text.clone()).collect();
+        texts.sort();
+        let end = "was put back: somebody had flushed the rules";
+        assert_eq!(texts[0], format!("net1: its guard against forged MAC addresses and masquerade {end}"));
+        assert_eq!(texts[1], format!("net1: its guard against forged MAC addresses {end}"));
+        assert_eq!(words.borrow()[0].kind.reason(true), "FilterRepaired");
+        assert!(ctx.metrics.text().contains("trestle_repairs_total{kind=\"filter\",outcome=\"done\"} 4"));
+        // Our own change is no reason for another one.
+        sleep(SETTLE * 2 + FILTERS_APART).await;
+        assert_eq!(words.borrow().len(), 4);
+    });
+    two.del().unwrap();
+    one.del().unwrap();
+    assert!(!node.sh("nft list ruleset").contains("cni-br-iface"));
+}
+
+#[test]
+fn a_guard_whose_mac_nobody_wrote_down_is_told() {
+    let node = Node::new();
+    let pod = node.pod("web");
+    node.at(&pod).with(json!({"macspoofchk": true})).add().unwrap();
+    let mut entry = node.entry("c1", "net1", Role::Wire).unwrap();
+    entry.record.as_object_mut().unwrap().shift_remove("guarded").expect("the MAC");
+    Journal(&node.dirs).write(&entry.id, &"lan".parse().unwrap(), &entry.record).unwrap();
+    beside(&node, false, async |words, _| {
+        node.sh("nft flush ruleset");
+        until("told", || words.borrow().len() == 1).await;
+        let said = words.borrow()[0].clone();
+        assert!(!said.done && said.text.contains("older version wrote it"), "{said:?}");
     });
 }
 
