@@ -62,7 +62,8 @@ impl Kind {
             (Self::Port, false) => "PortNotRepaired",
             (Self::Filter, true) => "FilterRepaired",
             (Self::Filter, false) => "FilterNotRepaired",
-            (Self::Sweep, _) => "Swept",
+            (Self::Sweep, true) => "Swept",
+            (Self::Sweep, false) => "NotSwept",
         }
     }
 }

@@ -267,6 +267,48 @@ fn a_container_that_is_gone_twice_is_undone_and_no_other() {
 }
 
 #[test]
+fn what_a_missing_plugin_keeps_is_left_to_the_runtime_and_told_once() {
+    let node = Node::new();
+    let (one, two) = (node.pod("one"), node.pod("two"));
+    let dir = node.dirs.run.join("plugins");
+    std::fs::create_dir_all(&dir).unwrap();
+    let script = "#!/bin/sh\ncat > /dev/null\n\
+        case $CNI_COMMAND in ADD) echo '{\"cniVersion\": \"1.0.0\", \"ips\": [{\"address\": \"10.1.2.9/24\"}]}' ;; esac\n";
+    std::fs::write(dir.join("ledger"), script).unwrap();
+    std::fs::set_permissions(dir.join("ledger"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut at = node.at(&one).with(json!({"ipam": {"type": "ledger"}}));
+    at.path = dir.to_str().unwrap().into();
+    at.add().unwrap();
+    // Another pod's own network is a foreign one, whole.
+    let network = json!({"name": "default/lan", "ifname": "net1", "result": {},
+        "conf": {"cniVersion": "1.0.0", "name": "lan", "type": "ledger"}});
+    let record = json!({"boot": node.dirs.boot_id().unwrap(), "netns": two.path, "args": "", "path": [],
+        "cni_dir": "/nonexistent/multus", "networks": [network]});
+    let id = AttachmentId { container: "c2".parse().unwrap(), ifname: "eth0".parse().unwrap(), role: Role::Meta };
+    Journal(&node.dirs).write(&id, &"multi".parse().unwrap(), &record).unwrap();
+    let aside = dir.join("aside");
+    std::fs::rename(dir.join("ledger"), &aside).unwrap();
+    let mut sweep = Sweep::default();
+    one.vanish();
+    two.vanish();
+    look(&node, &mut sweep, 100, false);
+    let said = look(&node, &mut sweep, 200, false);
+    assert_eq!(said.len(), 2, "{said:?}");
+    for said in said {
+        assert!(!said.done && said.kind.reason(said.done) == "NotSwept", "{said:?}");
+        assert!(said.text.contains("left to the runtime") && said.text.contains("plugin ledger"), "{said:?}");
+    }
+    for seconds in [300, 4000, 8000] {
+        assert_eq!(look(&node, &mut sweep, seconds, false), [], "told once");
+    }
+    assert_eq!(node.entries(), 2);
+    std::fs::rename(&aside, dir.join("ledger")).unwrap();
+    at.del().unwrap();
+    assert_eq!(node.entries(), 1);
+    assert!(look(&node, &mut sweep, 9000, false).is_empty());
+}
+
+#[test]
 fn who_is_seen_again_is_no_suspect_any_more() {
     let node = Node::new();
     let pod = node.pod("web");
