@@ -1,5 +1,6 @@
 //! Keeps attachments as they were made, and takes away what nobody needs any more: ports that were thrown off their bridge
-//! (`ports`), rules of the packet filter that were flushed (`filters`), entries whose container is gone (`sweep`).
+//! (`ports`), rules of the packet filter that were flushed (`filters`), entries whose container is gone (`sweep`), addresses of
+//! an earlier boot (`addresses`).
 //!
 //! ```text
 //! kernel's events: links ─→ 200 ms ─→ ports, filters
@@ -9,6 +10,7 @@
 //! Which port is right, `plan` says; how it is put right and how an entry is undone, `attach` and `meta`, under the
 //! container's lock, for which nothing here waits. With `dry_run` all is said and nothing is done.
 
+mod addresses;
 mod filters;
 mod ports;
 mod sight;
@@ -20,6 +22,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use self::addresses::Addresses;
 use self::filters::Filters;
 use self::ports::Ports;
 use self::sweep::{APART, Sweep};
@@ -44,6 +47,7 @@ pub enum Kind {
     Port,
     Filter,
     Sweep,
+    Address,
 }
 
 impl Kind {
@@ -52,6 +56,7 @@ impl Kind {
             Self::Port => "port",
             Self::Filter => "filter",
             Self::Sweep => "sweep",
+            Self::Address => "address",
         }
     }
 
@@ -64,6 +69,8 @@ impl Kind {
             (Self::Filter, false) => "FilterNotRepaired",
             (Self::Sweep, true) => "Swept",
             (Self::Sweep, false) => "NotSwept",
+            // Nobody's pod is told: it is gone with its boot.
+            (Self::Address, _) => "AddressReleased",
         }
     }
 }
@@ -140,6 +147,7 @@ struct Repair<'a> {
     ports: Ports,
     filters: Filters,
     sweep: Sweep,
+    addresses: Addresses,
     /// The packet filter is not looked at before then.
     filters_at: Instant,
 }
@@ -147,13 +155,16 @@ struct Repair<'a> {
 impl<'a> Repair<'a> {
     fn new(ctx: &'a Context, tools: Tools<'a>, tell: &'a dyn Fn(&Said)) -> Self {
         let (ports, filters, sweep) = (Ports::default(), Filters::default(), Sweep::default());
-        Self { ctx, tools, tell, ports, filters, sweep, filters_at: Instant::now() }
+        let (addresses, filters_at) = (Addresses::default(), Instant::now());
+        Self { ctx, tools, tell, ports, filters, sweep, addresses, filters_at }
     }
 
     async fn round(&mut self, woken: Woken) -> Outcome<()> {
         let entries = self.entries()?;
         if woken == Woken::ByTime {
             let said = self.sweep.round(&self.tools, &entries).await;
+            self.say(&said);
+            let said = self.addresses.round(&self.tools);
             self.say(&said);
         }
         // First, as a port that comes back should find its guard.

@@ -309,6 +309,27 @@ fn what_a_missing_plugin_keeps_is_left_to_the_runtime_and_told_once() {
 }
 
 #[test]
+fn addresses_of_an_earlier_boot_are_released_when_the_agent_begins() {
+    let node = Node::new();
+    let pod = node.pod("web");
+    node.at(&pod).add().unwrap();
+    assert_eq!(node.taken("lan").len(), 1);
+    let (later, host) = (node.dirs.clone().with_boot("a-later-boot"), Namespace::own().unwrap());
+    block_on(async {
+        let links = host.netlink().unwrap();
+        let tools = |dirs, dry_run| Tools { dirs, host: &host, links: &links, dry_run };
+        assert_eq!(Addresses::default().round(&tools(&node.dirs, false)), []);
+        let mut addresses = Addresses::default();
+        let said = addresses.round(&tools(&later, true));
+        assert_eq!((said.len(), said[0].done, node.taken("lan").len()), (1, false, 1));
+        let mut addresses = Addresses::default();
+        let said = addresses.round(&tools(&later, false));
+        assert_eq!(said[0].text, "network lan: 1 addresses of an earlier boot were released");
+        assert_eq!((node.taken("lan").len(), addresses.round(&tools(&later, false)).len()), (0, 0));
+    });
+}
+
+#[test]
 fn who_is_seen_again_is_no_suspect_any_more() {
     let node = Node::new();
     let pod = node.pod("web");

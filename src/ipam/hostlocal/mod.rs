@@ -2,8 +2,9 @@
 //!
 //! The store is the reference plugin's to the letter, and may be shared with it. Beside it we remember what we gave
 //! away in which boot: addresses of an earlier boot, whose pods are all gone, are released by the first ADD, DEL or GC
-//! of a new one. What others gave away is never touched.
+//! of a new one, and by the agent. What others gave away is never touched.
 
+mod boot;
 mod config;
 mod disk;
 mod list;
@@ -20,6 +21,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::boot::Outlived;
 use self::config::Config;
 use self::disk::Disk;
 use self::range::RangeSet;
