@@ -70,6 +70,9 @@ pub async fn carry_out(work: &mut Work<'_>, plan: &BridgeWire) -> Outcome<AddRes
     let port = verify(work, plan, host.index).await?;
     let bridge = after(work, plan, before, &port).await?;
     let mut interfaces = interfaces(work, plan, [&bridge, &port], pod_mac);
+    for told in interfaces.iter_mut().filter_map(|i| i.mtu.as_mut()) {
+        *told = address::narrowed(*told, &lease, plan.form);
+    }
     interfaces.extend(extra);
     Ok(AddResult { interfaces, ips: lease.ips, routes: lease.routes, dns: lease.dns })
 }

@@ -28,6 +28,8 @@ pub struct Lease {
     pub dns: Dns,
     /// Seconds that the addresses may be used, unless somebody renews them; None: for ever.
     pub valid: Option<u32>,
+    /// What the network says of itself.
+    pub mtu: Option<u16>,
 }
 
 /// Whom an address belongs to.

@@ -166,6 +166,7 @@ impl Dhcp {
             routes: self.routes(lease),
             dns: if self.whole { dns(lease) } else { Dns::default() },
             valid: None,
+            mtu: lease.mtu.filter(|_| self.whole),
         }
     }
 }

@@ -64,7 +64,7 @@ impl HostLocal {
         disk.tidy_and_look()?;
         let mut call = Call { disk, who, wanted: self.0.requested.clone(), given: Vec::new() };
         match call.take(&self.0.sets) {
-            Ok(()) => Ok(Lease { ips: call.given, routes: self.0.routes.clone(), dns, valid: None }),
+            Ok(()) => Ok(Lease { ips: call.given, routes: self.0.routes.clone(), dns, valid: None, mtu: None }),
             Err(failure) => Err(call.undo(failure)),
         }
     }
