@@ -1,5 +1,6 @@
 //! Addresses from a DHCP server: dnsmasq, on the LAN that `br-lan` leads to.
 
+mod again;
 mod faster;
 mod kept;
 mod lease;

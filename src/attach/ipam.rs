@@ -59,7 +59,7 @@ impl<'a> Ipam<'a> {
                 let (conf, args) = asked::first(call);
                 Self::Fixed(Fixed::parse(&conf, &args)?)
             }
-            "dhcp" => Self::Dhcp(Dhcp::parse(&call.conf, &call.args)?.whole()),
+            "dhcp" => Self::Dhcp(Dhcp::parse(&call.conf, &call.args)?.whole().asking(&asked::addresses(call))?),
             _ => Self::read(call, section)?,
         })
     }
