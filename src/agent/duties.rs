@@ -117,6 +117,11 @@ fn words(news: &News) -> (&'static str, Option<(&'static str, String)>) {
         News::Got { before: Some(before) } => {
             ("changed", Some(("AddressChanged", format!("another address in place of {before}"))))
         }
+        News::Unkept(time) => {
+            let text =
+                format!("lease without keeper until now, for {} s: no agent ran; it is kept again", time.as_secs());
+            ("unkept", Some(("LeaseUnkept", text)))
+        }
         News::Silent => ("silent", None),
         News::Refused(why) => {
             ("refused", Some(("LeaseRefused", format!("the DHCP server took the address back: {why}"))))

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -19,11 +20,13 @@ use crate::ipam;
 use crate::ipam::dhcp::{Identity, Job, Lease, Route, Start, Step, Why, Wish};
 use crate::net::Namespace;
 use crate::plan::PodFacts;
-use crate::store::{Dirs, LeaseRecord, Leases, wall_clock};
+use crate::store::{Dirs, LeaseRecord, Leases, Sole, wall_clock};
 use crate::types::{Code, ContainerId, Failure, IfName, Mac, Outcome};
 
 /// How long ADD asks. A bridge that lets a new port listen and learn first gets that time on top.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The lock of who keeps leases, in the run directory.
+const KEEPER: &str = "keeper.lock";
 /// How long the server is asked for a lease of an earlier boot. One that does not know it any more is silent.
 const AGAIN: Duration = Duration::from_secs(2);
 /// Where the reference's daemon is, unless told otherwise.
@@ -137,6 +140,9 @@ impl Dhcp {
         }
         let valid =
             remaining(&lease, client.now().saturating_sub(since)).filter(|_| self.whole || !is_kept(&self.socket));
+        if kept.is_ok() && !Sole::is_taken(target.dirs, KEEPER) {
+            unkept(target, &lease, remaining(&lease, client.now().saturating_sub(since)));
+        }
         kept.map(|()| ipam::Lease { valid, ..self.result(&lease) })
     }
 
@@ -303,6 +309,16 @@ fn host_name(target: &Target<'_>) -> Option<String> {
     let name = vm().or_else(|| target.facts.pod.as_ref().map(|p| p.name.clone()))?;
     let cut = name.get(..LONGEST).unwrap_or(&name).trim_end_matches(['-', '.']).to_owned();
     (!cut.is_empty()).then_some(cut)
+}
+
+/// Nobody else could tell: there is no agent.
+fn unkept(target: &Target<'_>, lease: &Lease, seconds: Option<u32>) {
+    let Some(end) = seconds.and_then(|s| Timestamp::from_second(i64::try_from(wall_clock()).ok()? + i64::from(s)).ok())
+    else {
+        return;
+    };
+    let end = end.strftime("%Y-%m-%dT%H:%M:%SZ");
+    tracing::warn!(ifname = %target.ifname, address = %lease.address, "lease without keeper until {end}: neither an agent nor `dhcp daemon` runs on this node");
 }
 
 fn another(target: &Target<'_>, asked: Ipv4Addr, lease: &Lease) -> Failure {
