@@ -15,6 +15,8 @@ pub struct Filters {
     mended: HashMap<AttachmentId, Mended>,
     /// How many attachments have such rules, as of the last look.
     pub count: usize,
+    /// Somebody was at work on the container of one: it is looked at again soon.
+    pub again: bool,
 }
 
 #[derive(Default)]
@@ -30,6 +32,7 @@ impl Filters {
     pub fn round(&mut self, tools: &Tools<'_>, entries: &[Entry]) -> Outcome<Vec<Said>> {
         let all = attach::rules(entries, tools.dirs, tools.host)?;
         self.count = all.len();
+        self.again = false;
         self.mended.retain(|id, _| all.iter().any(|r| r.entry.id == *id));
         if all.is_empty() {
             return Ok(Vec::new());
@@ -41,7 +44,7 @@ impl Filters {
                 continue;
             }
             match rules.mend(tools.dirs) {
-                Ok(None) => {}
+                Ok(None) => self.again = true,
                 Ok(Some(missing)) => said.push(self.done(rules, missing)),
                 Err(failure) => {
                     said.extend(self.once(rules, format!("its {} cannot be put back: {failure}", missing.text())));

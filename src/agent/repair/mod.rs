@@ -34,6 +34,8 @@ use crate::store::{Dirs, Entry, Journal};
 use crate::types::{Outcome, PodRef, Role};
 
 const SETTLE: Duration = Duration::from_millis(200);
+/// Until what a call for the same container kept from being mended is looked at again.
+const BUSY: Duration = Duration::from_secs(1);
 /// Between two looks at the packet filter: where it has many rules of others, these change often.
 const FILTERS_APART: Duration = Duration::from_secs(1);
 
@@ -207,6 +209,8 @@ impl<'a> Repair<'a> {
     /// have passed.
     async fn wait(&self, events: &mut Events, end: Instant) -> Outcome<Woken> {
         let Events { links, rules } = events;
+        let again = (self.ports.again || self.filters.again).then(|| Instant::now() + BUSY);
+        let again = again.filter(|at| *at < end);
         let mut woken = loop {
             tokio::select! {
                 event = links.next() => if self.concerns(&event?) {
@@ -218,7 +222,9 @@ impl<'a> Repair<'a> {
                         break Woken::ByRules;
                     }
                 }
-                () = sleep_until(end) => return Ok(Woken::ByTime),
+                () = sleep_until(again.unwrap_or(end)) => {
+                    return Ok(if again.is_some() { Woken::ByLinks } else { Woken::ByTime });
+                }
             }
         };
         let mut until = Instant::now() + SETTLE;
