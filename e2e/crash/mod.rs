@@ -6,13 +6,13 @@
 mod add;
 mod cases;
 mod delete;
-mod server;
 
 use std::cell::RefCell;
 use std::path::PathBuf;
 
-use crate::harness::{Call, Lab, Netns, Snapshot};
-use server::Server;
+use crate::harness::{Call, Dnsmasq, Lab, Netns, Snapshot};
+
+const RANGE: &str = "198.51.100.10,198.51.100.200";
 
 /// One attachment that is killed: the node before it, and the call.
 pub struct Case {
@@ -29,7 +29,7 @@ pub struct Case {
 pub struct Stage {
     pub lab: Lab,
     pub pod: Netns,
-    server: RefCell<Option<Server>>,
+    server: RefCell<Option<Dnsmasq>>,
     /// Namespaces at the other ends of the node's cables; the LAN is the first.
     far: Vec<Netns>,
     before: Option<Snapshot>,
@@ -48,7 +48,7 @@ impl Stage {
 
     /// A DHCP server on the LAN.
     pub fn serve(&self) {
-        *self.server.borrow_mut() = Some(Server::start(&self.lab, &self.far[0]));
+        *self.server.borrow_mut() = Some(Dnsmasq::start(&self.lab, &self.far[0], RANGE, &[]));
     }
 
     /// Records of leases; what a killed writer left under a temporary name is none.

@@ -1,7 +1,7 @@
 //! Addresses from a DHCP server: dnsmasq, on the LAN that `br-lan` leads to.
 
-mod again;
 mod faster;
+mod hint;
 mod kept;
 mod lease;
 mod machine;

@@ -53,12 +53,12 @@ pub async fn run(ctx: &Context, rule: BridgeRule, node: &impl NodeObject) -> Out
     // Before the first list, so that no change falls in between.
     let mut events = host.link_events()?;
     let mut work = Advertiser { ctx, rule, node, links: host.netlink()?, seen: Seen::default(), told: Told::default() };
-    let mut woken = Woken::ByTime;
+    let mut woken = Woken::Time;
     loop {
         let next = match work.round().await {
             Ok(patched) => {
                 ctx.metrics.working("advertise", true);
-                work.told.mended(patched && woken == Woken::ByNode);
+                work.told.mended(patched && woken == Woken::Node);
                 RESYNC
             }
             Err(failure) => {
@@ -74,9 +74,9 @@ pub async fn run(ctx: &Context, rule: BridgeRule, node: &impl NodeObject) -> Out
 /// Why there is something to look at.
 #[derive(PartialEq, Eq)]
 enum Woken {
-    ByTime,
-    ByLinks,
-    ByNode,
+    Time,
+    Links,
+    Node,
 }
 
 struct Advertiser<'a, N> {
@@ -230,15 +230,15 @@ impl<N: NodeObject> Advertiser<'_, N> {
         loop {
             let event = tokio::select! {
                 event = events.next() => event?,
-                () = &mut changed => return Ok(Woken::ByNode),
-                () = sleep_until(end) => return Ok(Woken::ByTime),
+                () = &mut changed => return Ok(Woken::Node),
+                () = sleep_until(end) => return Ok(Woken::Time),
             };
             if !self.concerns(&event) {
                 continue;
             }
             settle(events).await?;
             if self.look().await? {
-                return Ok(Woken::ByLinks);
+                return Ok(Woken::Links);
             }
         }
     }

@@ -104,9 +104,9 @@ pub async fn run(ctx: &Context, tell: &dyn Fn(&Said)) -> Outcome<()> {
     let tools = Tools { dirs: &ctx.dirs, host: &host, links: &links, dry_run: ctx.dry_run };
     let mut work = Repair::new(ctx, tools, tell);
     let mut next = Instant::now();
-    let mut woken = Woken::ByTime;
+    let mut woken = Woken::Time;
     loop {
-        if woken == Woken::ByTime {
+        if woken == Woken::Time {
             next = Instant::now() + APART;
         }
         let done = work.round(woken).await;
@@ -137,9 +137,9 @@ impl Events {
 /// Why there is something to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Woken {
-    ByTime,
-    ByLinks,
-    ByRules,
+    Time,
+    Links,
+    Rules,
 }
 
 struct Repair<'a> {
@@ -163,7 +163,7 @@ impl<'a> Repair<'a> {
 
     async fn round(&mut self, woken: Woken) -> Outcome<()> {
         let entries = self.entries()?;
-        if woken == Woken::ByTime {
+        if woken == Woken::Time {
             let said = self.sweep.round(&self.tools, &entries).await;
             self.say(&said);
             let said = self.addresses.round(&self.tools);
@@ -173,7 +173,7 @@ impl<'a> Repair<'a> {
         let filters = self.filters.round(&self.tools, &entries);
         self.filters_at = Instant::now() + FILTERS_APART;
         self.say(filters.as_ref().map_or(&[], Vec::as_slice));
-        if woken != Woken::ByRules {
+        if woken != Woken::Rules {
             let said = self.ports.round(&self.tools, &entries).await?;
             self.say(&said);
         }
@@ -214,27 +214,27 @@ impl<'a> Repair<'a> {
         let mut woken = loop {
             tokio::select! {
                 event = links.next() => if self.concerns(&event?) {
-                    break Woken::ByLinks;
+                    break Woken::Links;
                 },
                 changed = Events::rules_changed(rules) => {
                     changed?;
                     if self.filters.count > 0 {
-                        break Woken::ByRules;
+                        break Woken::Rules;
                     }
                 }
                 () = sleep_until(again.unwrap_or(end)) => {
-                    return Ok(if again.is_some() { Woken::ByLinks } else { Woken::ByTime });
+                    return Ok(if again.is_some() { Woken::Links } else { Woken::Time });
                 }
             }
         };
         let mut until = Instant::now() + SETTLE;
-        if woken == Woken::ByRules {
+        if woken == Woken::Rules {
             until = until.max(self.filters_at);
         }
         loop {
             tokio::select! {
-                event = links.next() => if self.concerns(&event?) && woken == Woken::ByRules {
-                    (woken, until) = (Woken::ByLinks, Instant::now() + SETTLE);
+                event = links.next() => if self.concerns(&event?) && woken == Woken::Rules {
+                    (woken, until) = (Woken::Links, Instant::now() + SETTLE);
                 },
                 changed = Events::rules_changed(rules) => changed?,
                 () = sleep_until(until) => return Ok(woken),
