@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::cases::{BIND, DROP_IN_BRIDGE, DROP_IN_MACVLAN, FALLBACK, FOREIGN_IPAM, PORT, WIRE};
+use super::cases::{BIND, DHCP, DHCP_MACHINE, DROP_IN_BRIDGE, DROP_IN_MACVLAN, FALLBACK, FOREIGN_IPAM, PORT, WIRE};
 use super::{Case, Stage, kill, places};
 use crate::harness::{Call, store_files};
 
@@ -58,6 +58,7 @@ fn namespace_gone(case: &Case) {
         assert_eq!(store_files(&stage.lab.store()).len(), 0, "{when}");
         assert_eq!(stage.lab.node.filters(), Vec::<String>::new(), "{when}");
         assert!(stage.lab.journal().is_empty(), "{when}: {:?}", stage.lab.journal());
+        assert_eq!(stage.leases(), Vec::<String>::new(), "{when}");
     }
 }
 
@@ -87,11 +88,18 @@ rounds! {
     drop_in_bridge: DROP_IN_BRIDGE;
     drop_in_macvlan: DROP_IN_MACVLAN;
     foreign_ipam: FOREIGN_IPAM;
+    dhcp: DHCP;
+    dhcp_machine: DHCP_MACHINE;
 }
 
 #[test]
 fn port_and_namespace_gone() {
     namespace_gone(&PORT);
+}
+
+#[test]
+fn dhcp_and_namespace_gone() {
+    namespace_gone(&DHCP);
 }
 
 #[test]

@@ -67,6 +67,21 @@ fn drop_in_macvlan(stage: &Stage) -> Call<'_> {
     stage.lab.trestle(conf).pod(&stage.pod).of_pod("default", "web-1")
 }
 
+/// A plain pod's port with a lease.
+pub const DHCP: Case = Case {
+    prepare: Stage::serve,
+    call: |stage| leased(plain(&stage.lab, &stage.pod)),
+    may_leave: |seen| seen,
+    steps: 10,
+};
+
+/// A machine's wire with a lease.
+pub const DHCP_MACHINE: Case = Case { call: |stage| leased(vm(&stage.lab, &stage.pod)), ..DHCP };
+
+fn leased(call: Call<'_>) -> Call<'_> {
+    call.with("ipam", json!({"type": "dhcp"}))
+}
+
 /// A plain pod's port with an IPAM plugin that is not ours; its leases lie in the store's place, so that one shows.
 pub const FOREIGN_IPAM: Case = Case {
     prepare: |stage| {

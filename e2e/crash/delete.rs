@@ -1,6 +1,6 @@
 //! DEL is killed; the runtime calls it again.
 
-use super::cases::{BIND, DROP_IN_BRIDGE, DROP_IN_MACVLAN, FALLBACK, FOREIGN_IPAM, PORT, WIRE};
+use super::cases::{BIND, DHCP, DHCP_MACHINE, DROP_IN_BRIDGE, DROP_IN_MACVLAN, FALLBACK, FOREIGN_IPAM, PORT, WIRE};
 use super::{Case, Stage, kill, places};
 
 #[track_caller]
@@ -55,4 +55,14 @@ fn drop_in_macvlan() {
 #[test]
 fn foreign_ipam() {
     each(&FOREIGN_IPAM);
+}
+
+#[test]
+fn dhcp() {
+    each(&DHCP);
+}
+
+#[test]
+fn dhcp_machine() {
+    each(&DHCP_MACHINE);
 }

@@ -7,9 +7,12 @@ mod add;
 mod cases;
 mod delete;
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 
-use crate::harness::{Call, Lab, Netns, Snapshot};
+use crate::harness::{Call, Dnsmasq, Lab, Netns, Snapshot};
+
+const RANGE: &str = "198.51.100.10,198.51.100.200";
 
 /// One attachment that is killed: the node before it, and the call.
 pub struct Case {
@@ -26,8 +29,9 @@ pub struct Case {
 pub struct Stage {
     pub lab: Lab,
     pub pod: Netns,
-    /// Namespaces at the other ends of the node's cables.
-    _far: Vec<Netns>,
+    server: RefCell<Option<Dnsmasq>>,
+    /// Namespaces at the other ends of the node's cables; the LAN is the first.
+    far: Vec<Netns>,
     before: Option<Snapshot>,
 }
 
@@ -36,10 +40,21 @@ impl Stage {
         let (lab, lan) = Lab::with_lan();
         let far = crate::attachment::nic(&lab, "nic0");
         let pod = lab.pod();
-        let mut stage = Self { lab, pod, _far: vec![lan, far], before: None };
+        let mut stage = Self { lab, pod, server: RefCell::default(), far: vec![lan, far], before: None };
         (case.prepare)(&stage);
         stage.before = Some(stage.look(case));
         stage
+    }
+
+    /// A DHCP server on the LAN.
+    pub fn serve(&self) {
+        *self.server.borrow_mut() = Some(Dnsmasq::start(&self.lab, &self.far[0], RANGE, &[]));
+    }
+
+    /// Records of leases; what a killed writer left under a temporary name is none.
+    pub fn leases(&self) -> Vec<String> {
+        let files = std::fs::read_dir(self.lab.state_dir().join("leases")).into_iter().flatten().flatten();
+        files.map(|f| f.file_name().into_string().unwrap()).filter(|name| name.ends_with(".json")).collect()
     }
 
     fn look(&self, case: &Case) -> Snapshot {
@@ -50,6 +65,7 @@ impl Stage {
     #[track_caller]
     pub fn clean(&self, case: &Case, when: &str) {
         self.before.as_ref().unwrap().same(&self.look(case), when);
+        assert_eq!(self.leases(), Vec::<String>::new(), "{when}");
     }
 }
 

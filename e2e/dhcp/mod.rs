@@ -2,6 +2,7 @@
 
 mod bound;
 mod faster;
+mod hint;
 mod kept;
 mod lease;
 mod machine;

@@ -310,6 +310,61 @@ vm_wire() {
     clean
 }
 
+# As NetworkManager or `restart network` throws a port off; then somebody who takes a part away; then a bridge made anew.
+agent_puts_a_port_back() {
+    node 1 5 10 11 12
+    pod a
+    c=$(conf trestle '"vlan": 5, "vlanTrunk": [{"minID": 10, "maxID": 12}], "portIsolation": true, "hairpinMode": true')
+    ok ADD trestle a "$c"
+    checked=$(with_prev "$c" "$out")
+    port=$(host_end a)
+    agent
+    for how in nomaster vlan flags bridge; do
+        case $how in
+        nomaster) ip link set "$port" nomaster ;;
+        vlan) bridge vlan del dev "$port" vid 5 ;;
+        flags) bridge link set dev "$port" isolated off hairpin off ;;
+        bridge) ip link del br-lan && node 1 5 10 11 12 ;;
+        esac
+        eventually "sound after $how" sound a "$checked"
+        port_has a "5 PVID Egress Untagged,10,11,12"
+        port_is a hairpin isolated
+        frame a eth0 - lan eth1 "vid 5"
+        frame a eth0 11 lan eth1 "vid 11"
+        frame lan eth1 5 a eth0 untagged
+        # VID 1 of the uplink is not the pod's: no instant of it was left behind.
+        frame lan eth1 - a eth0 nothing
+    done
+    agent_ends
+    ok DEL trestle a "$c"
+    clean
+}
+
+agent_puts_a_trunk_back() {
+    node 1 5 10 11 12
+    pod a b
+    c=$(conf trestle "$TRUNK")
+    ok ADD trestle a "$c"
+    trunk=$(with_prev "$c" "$out")
+    d=$(conf trestle "$TRUNK, \"preserveDefaultVlan\": true")
+    ok ADD trestle b "$d"
+    default=$(with_prev "$d" "$out")
+    agent
+    ip link set "$(host_end a)" nomaster
+    ip link set "$(host_end b)" nomaster
+    eventually "the trunk is sound" sound a "$trunk"
+    eventually "the trunk with the default VLAN is sound" sound b "$default"
+    port_has a "5,10,11,12"
+    port_has b "1 PVID Egress Untagged,5,10,11,12"
+    frame a eth0 - lan eth1 nothing
+    frame b eth0 - lan eth1 untagged
+    frame lan eth1 12 a eth0 "vid 12"
+    agent_ends
+    ok DEL trestle a "$c"
+    ok DEL trestle b "$d"
+    clean
+}
+
 # refuses_bad TYPE CODE LIST: each of the values by one error that names the key, and nothing is left.
 refuses_bad() {
     node 1 5
@@ -458,6 +513,8 @@ run "CHECK misses a VID of the trunk" check_misses_trunk_vid
 run "macvlan fallback refuses vlan" fallback_refuses_vlan
 run "macvlan on a VLAN link" macvlan_on_vlan_link
 run "a VM's wire and tap" vm_wire
+run "agent puts a port back" agent_puts_a_port_back
+run "agent puts a trunk back" agent_puts_a_trunk_back
 # The original takes an element without a VID for nothing.
 run "bad values" refuses_bad trestle TR01 "$BAD|\"vlanTrunk\": [{}]"
 for whose in reference trestle; do

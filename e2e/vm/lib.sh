@@ -80,6 +80,45 @@ port_has() { same "VLANs on the port of $1" "$(vlans "$(host_end "$1")")" "$2"; 
 # frame FROM IF VID|- TO IF WANTED
 frame() { same "frame $1 $2 ($3) to $4 $5" "$(frames pass "$1" "$2" "$3" "$4" "$5" 2>&1)" "$6"; }
 
+# The agent of the node, beside what follows. There is no API server for it.
+agent() {
+    echo '{"apiVersion": "v1", "kind": "Config", "current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+        "clusters": [{"name": "k", "cluster": {"server": "http://127.0.0.1:9"}}], "users": [{"name": "u", "user": {}}]}' >/tmp/kubeconfig
+    "$plugins/trestle" agent --node n1 --no-metrics --kubeconfig /tmp/kubeconfig >/tmp/agent 2>&1 &
+    agent=$!
+    eventually "the agent is at work" test -S /run/trestle/agent.sock
+}
+
+agent_ends() {
+    kill "$agent"
+    wait "$agent"
+}
+
+# eventually WHAT COMMAND...: within 30 s, as the machine is emulated.
+eventually() {
+    what=$1
+    shift
+    n=0
+    while ! "$@"; do
+        n=$((n + 1))
+        [ $n -lt 150 ] || { fault "not within 30 s: $what; $(tail -3 /tmp/agent)"; return; }
+        sleep 0.2
+    done
+}
+
+# sound CONTAINER CONF: CHECK passes.
+sound() {
+    cni CHECK trestle "$1" "$2"
+    [ $rc = 0 ]
+}
+
+# port_is CONTAINER FLAG...: of `bridge -d link`, each "on".
+port_is() {
+    shown=$(bridge -d link show dev "$(host_end "$1")")
+    shift
+    for flag; do case $shown in *"$flag on"*) ;; *) fault "$flag is not on: $shown" ;; esac; done
+}
+
 # Nothing of an attachment is left, and the bridge and its uplink are as they were.
 clean() {
     left=$(ip -o link show type veth; ip -o link show type macvlan)

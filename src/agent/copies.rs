@@ -74,6 +74,8 @@ fn note(ctx: &Context, name: Name, kept: bool) {
         unkept.remove(&name);
     } else {
         unkept.insert(name);
+        // A plugin that finds no agent now would take the copy before for true.
+        Copies::new(&ctx.dirs).withdraw();
     }
 }
 

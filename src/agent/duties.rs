@@ -39,7 +39,7 @@ pub async fn advertise(ctx: Context) -> Outcome<()> {
         allow: NodeConfig::read(&ctx.dirs)?.allow_bridges,
         require_uplink: ctx.wanted.require_uplink,
     };
-    let node = advertise::ThisNode { api: &api, name: &ctx.node };
+    let node = advertise::ThisNode::new(&api, &ctx.node);
     tokio::select! {
         done = advertise::run(&ctx, rule, &node) => done,
         () = ctx.ended() => Ok(()),
@@ -116,6 +116,11 @@ fn words(news: &News) -> (&'static str, Option<(&'static str, String)>) {
         News::Got { before: None } => ("got", None),
         News::Got { before: Some(before) } => {
             ("changed", Some(("AddressChanged", format!("another address in place of {before}"))))
+        }
+        News::Unkept(time) => {
+            let text =
+                format!("lease without keeper until now, for {} s: no agent ran; it is kept again", time.as_secs());
+            ("unkept", Some(("LeaseUnkept", text)))
         }
         News::Silent => ("silent", None),
         News::Refused(why) => {

@@ -13,7 +13,7 @@ use crate::nad::Nad;
 use crate::plan::testing::call;
 use crate::protocol::{Name, Untold};
 use crate::resolve::{Copies, Pod, Sources, Wish};
-use crate::store::Pending;
+use crate::store::{Pending, full};
 use crate::types::PodRef;
 
 const ARGS: &str = "K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web;K8S_POD_UID=u1";
@@ -155,6 +155,43 @@ fn put_down(ctx: &Context, container: &str, pod: &str, status: &str) {
     let pod = PodRef { namespace: "prod".into(), name: pod.into(), uid: Some("u1".into()) };
     let untold = Untold { version: 1, pod, status: status.into(), stale: Vec::new() };
     Pending::untold(&ctx.dirs).note(&container.parse().unwrap(), &"eth0".parse().unwrap(), &untold).unwrap();
+}
+
+/// The state directory is full: what is on it stands, what is not is tried again, and answers come out of memory.
+#[test]
+fn a_full_disk_loses_nothing_and_is_mended_when_there_is_room() {
+    full::on_tmpfs("size=128k", |at| {
+        let tmp = tempfile::tempdir().unwrap();
+        let cluster = Cluster::new(tmp.path());
+        let dirs = Dirs::new(tmp.path().join("run"), at.join("state")).with_boot("b1");
+        let ctx = Context { dirs, ..context(tmp.path()) };
+        let copies = Copies::new(&ctx.dirs);
+        let version = || copies.read("prod", "lan").map(|copy| copy.nad.resource_version);
+        cluster.put_nad(&nad_object("lan", "1"));
+        cluster.put_pod(&pod_object("web", "u1", &json!({})));
+        with_agent(&ctx, async {
+            serving(&ctx).await;
+            eventually("vouched for", || copies.vouched() && version().as_deref() == Some("1")).await;
+            cluster.fail_patches(Some(503));
+            put_down(&ctx, "c1", "web", "[]");
+            full::fill(at);
+            cluster.put_nad(&nad_object("lan", "2"));
+            eventually("no longer vouched for", || !copies.vouched()).await;
+            assert_eq!((version().as_deref(), untold(&ctx)), (Some("1"), 1), "what was there is whole");
+            let known = ctx.known.nads.get(&name("prod", "lan")).unwrap();
+            assert_eq!(known.resource_version, "2", "who asks the agent is told what is true");
+            let pod = PodRef { namespace: "prod".into(), name: "web".into(), uid: Some("u1".into()) };
+            let more = Untold { version: 1, pod, status: "[1]".into(), stale: Vec::new() };
+            let refused = Pending::untold(&ctx.dirs).note(&"c2".parse().unwrap(), &"eth0".parse().unwrap(), &more);
+            assert_eq!(refused.unwrap_err().code, Code::JournalUnwritable, "ADD fails, and comes again");
+            cluster.fail_patches(None);
+            ctx.outbox.knock();
+            eventually("told from a full disk", || untold(&ctx) == 0).await;
+            std::fs::remove_file(at.join("ballast")).unwrap();
+            copies::vouch(&ctx);
+            assert!(copies.vouched() && version().as_deref() == Some("2"));
+        });
+    });
 }
 
 fn untold(ctx: &Context) -> usize {

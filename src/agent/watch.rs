@@ -22,7 +22,7 @@ use crate::protocol::Name;
 use crate::types::{Code, Failure, Outcome};
 
 /// kube-apiserver sends a bookmark each minute: who is silent for longer may have forgotten us.
-const SILENCE: Duration = Duration::from_secs(90);
+pub const SILENCE: Duration = Duration::from_secs(90);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 

@@ -46,6 +46,15 @@ impl Collection {
         let selector = format!("fieldSelector=spec.nodeName%3D{node}&");
         Ok(Self { what: "pods of this node", path: "/api/v1/pods".into(), selector, metadata_only: true })
     }
+
+    /// One node's object.
+    pub fn node(name: &str) -> Outcome<Self> {
+        if !is_name(name) {
+            return Err(Failure::new(Code::Environment, format!("{name:?} is no name of a node")));
+        }
+        let selector = format!("fieldSelector=metadata.name%3D{name}&");
+        Ok(Self { what: "this node", path: "/api/v1/nodes".into(), selector, metadata_only: false })
+    }
 }
 
 /// What came of a list.

@@ -10,7 +10,7 @@ use crate::failpoint::hit;
 use crate::ipam::Lease;
 use crate::net::{Family, LinkChange, NetResult, Netlink, NewAddress, Route, Settings};
 use crate::plan::Form;
-use crate::types::{Code, Failure, IfName, Outcome};
+use crate::types::{Code, Failure, IfName, Mtu, Outcome};
 
 /// How long duplicate address detection may take before routes over IPv6 are set.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -33,6 +33,9 @@ pub async fn configure(target: &Target<'_>, form: Form, lease: &Lease, up: bool)
         target.links.add_address(target.index, &address).await?;
         hit("address");
     }
+    if form != Form::Vm {
+        narrow(target, lease).await?;
+    }
     if !up {
         return Ok(lease.routes.clone());
     }
@@ -50,6 +53,23 @@ pub async fn configure(target: &Target<'_>, form: Form, lease: &Lease, up: bool)
         settle(target).await?;
     }
     set_routes(target, form, lease).await
+}
+
+/// What the LAN's DHCP server says of packets' size holds for the pod's end, where it is smaller. A guest hears it itself.
+async fn narrow(target: &Target<'_>, lease: &Lease) -> Outcome<()> {
+    let Some(mtu) = lease.mtu.and_then(|mtu| Mtu::try_from(i64::from(mtu)).ok()) else { return Ok(()) };
+    let Some(link) = target.links.link_at(target.index).await?.filter(|link| mtu.get() < link.mtu) else {
+        return Ok(());
+    };
+    target.links.set_link(target.index, &LinkChange { mtu: Some(mtu), ..LinkChange::default() }).await?;
+    hit("mtu");
+    tracing::info!(link = %target.ifname, before = link.mtu, "the DHCP server gives an MTU of {mtu}");
+    Ok(())
+}
+
+/// The MTU of the pod's end then.
+pub fn narrowed(mtu: u32, lease: &Lease, form: Form) -> u32 {
+    lease.mtu.filter(|_| form != Form::Vm).map_or(mtu, |m| mtu.min(m.into()))
 }
 
 /// Sets the link up before it has an address, so that one can be asked for over it.

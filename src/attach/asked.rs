@@ -36,12 +36,33 @@ pub fn first_for_host_local(call: &Call) -> Heard {
     (conf, Args::default())
 }
 
+/// The addresses alone, as they were written.
+pub fn addresses(call: &Call) -> Vec<String> {
+    let (conf, args) = first(call);
+    let listed =
+        [&["runtimeConfig"][..], &["args", "cni"]].into_iter().filter_map(|path| section(&conf, path)).find_map(ips_of);
+    match listed {
+        Some(ips) => ips.iter().map(|ip| ip.as_str().map_or_else(|| ip.to_string(), str::to_owned)).collect(),
+        None => args
+            .get("IP")
+            .into_iter()
+            .flat_map(|ips| ips.split(','))
+            .map(|ip| ip.trim().to_owned())
+            .filter(|ip| !ip.is_empty())
+            .collect(),
+    }
+}
+
 fn section<'a>(conf: &'a Map<String, Value>, path: &[&str]) -> Option<&'a Map<String, Value>> {
     path.iter().try_fold(conf, |map, key| json::get(map, key)?.as_object())
 }
 
 fn has_ips(section: Option<&Map<String, Value>>) -> bool {
-    section.and_then(|s| json::get(s, "ips")).and_then(Value::as_array).is_some_and(|ips| !ips.is_empty())
+    section.and_then(ips_of).is_some()
+}
+
+fn ips_of(section: &Map<String, Value>) -> Option<&Vec<Value>> {
+    json::get(section, "ips").and_then(Value::as_array).filter(|ips| !ips.is_empty())
 }
 
 fn forget_args(conf: &mut Map<String, Value>) {
@@ -59,6 +80,16 @@ mod tests {
         let (for_host_local, none) = first_for_host_local(&call);
         assert_eq!(none, Args::default());
         (Value::Object(conf), Value::Object(for_host_local), args.as_str().to_owned())
+    }
+
+    #[test]
+    fn addresses_alone() {
+        let of = |conf: Value, args: &str| addresses(&call(&conf, &[("CNI_ARGS", args)]));
+        let both = json!({"name": "lan", "runtimeConfig": {"ips": ["10.0.0.1/24", 5]}, "args": {"cni": {"ips": ["10.0.0.2"]}}});
+        assert_eq!(of(both, "IP=10.0.0.3"), ["10.0.0.1/24", "5"]);
+        assert_eq!(of(json!({"name": "lan", "args": {"cni": {"ips": ["10.0.0.2"]}}}), "IP=10.0.0.3"), ["10.0.0.2"]);
+        assert_eq!(of(json!({"name": "lan"}), "IP=10.0.0.3, 10.0.0.4"), ["10.0.0.3", "10.0.0.4"]);
+        assert!(of(json!({"name": "lan"}), "").is_empty());
     }
 
     #[test]

@@ -70,11 +70,14 @@ pub async fn carry_out(work: &mut Work<'_>, plan: &BridgeWire) -> Outcome<AddRes
     let port = verify(work, plan, host.index).await?;
     let bridge = after(work, plan, before, &port).await?;
     let mut interfaces = interfaces(work, plan, [&bridge, &port], pod_mac);
+    for told in interfaces.iter_mut().filter_map(|i| i.mtu.as_mut()) {
+        *told = address::narrowed(*told, &lease, plan.form);
+    }
     interfaces.extend(extra);
     Ok(AddResult { interfaces, ips: lease.ips, routes: lease.routes, dns: lease.dns })
 }
 
-fn masquerade(work: &Work<'_>, plan: &BridgeWire, lease: &Lease) -> Outcome<()> {
+fn masquerade(work: &mut Work<'_>, plan: &BridgeWire, lease: &Lease) -> Outcome<()> {
     match &plan.masquerade {
         Masquerade::Off => Ok(()),
         Masquerade::Unknown(backend) => {
@@ -82,6 +85,8 @@ fn masquerade(work: &Work<'_>, plan: &BridgeWire, lease: &Lease) -> Outcome<()> 
         }
         Masquerade::On => {
             let addresses: Vec<IpNetwork> = lease.ips.iter().map(|ip| ip.address).collect();
+            work.record.masqueraded.clone_from(&addresses);
+            work.remember()?;
             nft::add_masquerade(&work.masquerade(&addresses)).map_err(packet_filter)?;
             hit("masquerade");
             Ok(())
@@ -147,6 +152,9 @@ async fn create(work: &mut Work<'_>, plan: &BridgeWire, bridge: &Link) -> Outcom
         *host_index = Some(host.index);
     }
     work.record.pod_index = Some(pod_index);
+    if plan.macspoofchk {
+        work.record.guarded = pod_mac(work, plan, pod_index).await?;
+    }
     work.remember()?;
     Ok((host, pod_index))
 }

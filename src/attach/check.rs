@@ -102,8 +102,13 @@ fn filters(job: &Job<'_>, record: &Wire, ips: &[IpConfig]) -> Outcome<()> {
     let (network, container, ifname) = (job.call.name.as_str(), job.container.as_str(), job.ifname.as_str());
     if record.macspoofchk {
         let host_link = if let WireLink::Bridge { host, .. } = &record.link { host.as_str() } else { "" };
-        let there = nft::has_spoof_guard(&nft::SpoofGuard { host_link, mac: record.pod_mac, container, ifname })
-            .map_err(packet_filter)?;
+        let there = nft::has_spoof_guard(&nft::SpoofGuard {
+            host_link,
+            mac: record.guarded.or(record.pod_mac),
+            container,
+            ifname,
+        })
+        .map_err(packet_filter)?;
         must(there, || format!("the filter against spoofed MAC addresses of {ifname} is gone"))?;
     }
     if record.masquerade && !ips.is_empty() {

@@ -59,7 +59,7 @@ impl<'a> Ipam<'a> {
                 let (conf, args) = asked::first(call);
                 Self::Fixed(Fixed::parse(&conf, &args)?)
             }
-            "dhcp" => Self::Dhcp(Dhcp::parse(&call.conf, &call.args)?.whole()),
+            "dhcp" => Self::Dhcp(Dhcp::parse(&call.conf, &call.args)?.whole().asking(&asked::addresses(call))?),
             _ => Self::read(call, section)?,
         })
     }
@@ -124,15 +124,15 @@ fn type_of(section: &Map<String, Value>) -> &str {
 }
 
 fn from_result(result: AddResult) -> Lease {
-    Lease { ips: result.ips, routes: result.routes, dns: result.dns, valid: None }
+    Lease { ips: result.ips, routes: result.routes, dns: result.dns, valid: None, mtu: None }
 }
 
 /// Up to 0.2.0 the result of an IPAM plugin has one address for each family, and routes only of such a family.
 fn as_old_plugins_see_it(lease: Lease, version: Version) -> Outcome<Lease> {
-    let valid = lease.valid;
+    let (valid, mtu) = (lease.valid, lease.mtu);
     let seen =
         AddResult { ips: lease.ips, routes: lease.routes, dns: lease.dns, ..AddResult::default() }.through(version)?;
-    Ok(Lease { valid, ..from_result(seen) })
+    Ok(Lease { valid, mtu, ..from_result(seen) })
 }
 
 fn foreign<'a>(job: &Job<'a>, call: &'a Call, plugin: &'a str, verb: Verb) -> Delegate<'a> {

@@ -56,10 +56,11 @@ pub async fn carry_out(work: &mut Work<'_>, plan: &MacvlanWire) -> Outcome<AddRe
     let end = PodEnd { index: link.index, mac: link.mac };
     let mut lease = work.lease(interface, plan.form, end, Duration::ZERO)?;
     lease.routes = address::configure(&target, plan.form, &lease, true).await?;
+    let mtu = address::narrowed(link.mtu, &lease, plan.form);
     interfaces.push(Interface {
         name: link.name,
         mac: link.mac.map(|m| m.to_string()),
-        mtu: Some(link.mtu).filter(|_| plan.form != Form::ReferenceMacvlan),
+        mtu: Some(mtu).filter(|_| plan.form != Form::ReferenceMacvlan),
         sandbox: Some(work.record.place.netns.display().to_string()),
         ..Interface::default()
     });

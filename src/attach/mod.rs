@@ -15,6 +15,7 @@ mod del;
 pub mod dhcp;
 mod facts;
 mod fence;
+mod filters;
 mod gateway;
 mod gc;
 mod given;
@@ -45,6 +46,7 @@ pub use del::del;
 #[allow(unused_imports, reason = "for the agent's duty that answers guests")]
 pub use fence::SERVER_ID;
 pub use fence::{Fence, fences};
+pub use filters::{Missing, PodRules, amiss, rules};
 pub use gc::{gc, take};
 pub use mend::{Node, PodPort, ports};
 #[allow(unused_imports, reason = "for the agent's duty that answers guests")]

@@ -78,6 +78,12 @@ pub struct Wire {
     /// A VM's: what the result said, for the bind step that follows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given: Option<Given>,
+    /// The only source that the guard against forged MACs lets pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guarded: Option<Mac>,
+    /// Addresses that are masqueraded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub masqueraded: Vec<IpNetwork>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -178,6 +178,8 @@ fn intent(job: &Job<'_>, sides: &Sides, plan: &Plan, ipam: &Ipam<'_>) -> Outcome
         masquerade,
         macspoofchk,
         given: None,
+        guarded: None,
+        masqueraded: Vec::new(),
     })
 }
 

@@ -12,10 +12,7 @@ pub fn examine(dirs: &Dirs) -> Vec<Finding> {
         Ok(all) => all,
         Err(failure) => return vec![Finding::of("leases", &failure)],
     };
-    let kept = match Sole::is_taken(dirs, KEEPER) {
-        Ok(kept) => kept,
-        Err(failure) => return vec![Finding::of("leases", &failure)],
-    };
+    let kept = Sole::is_taken(dirs, Sole::KEEPER);
     let mut findings: Vec<Finding> =
         all.iter().filter_map(|one| one.as_ref().err()).map(|failure| Finding::of("leases", failure)).collect();
     let living: Vec<_> =
@@ -26,9 +23,6 @@ pub fn examine(dirs: &Dirs) -> Vec<Finding> {
     }
     findings
 }
-
-/// The file of `agent::keeper`'s right.
-const KEEPER: &str = "keeper.lock";
 
 fn keeper(living: &[LeaseRecord<Job>], kept: bool, now: u64) -> Finding {
     let text = count(living.len(), "lease", "leases");

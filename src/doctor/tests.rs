@@ -92,7 +92,7 @@ fn leases_that_nobody_keeps_and_that_are_overdue() {
     let findings = leases::examine(&dirs);
     assert!(findings[0].text.starts_with("1 lease without a keeper: the first one ends in "), "{findings:?}");
 
-    let _keeper = Sole::try_take(&dirs, "keeper.lock").unwrap().unwrap();
+    let _keeper = Sole::try_take(&dirs, Sole::KEEPER).unwrap().unwrap();
     assert_eq!(worst(&leases::examine(&dirs)), State::Ok);
     for (age, words) in [(80, "not renewed yet, ends in 20 s"), (101, "ran out")] {
         record.got_at = (dirs.now() / 1_000_000).checked_sub(age * 1000).expect("this machine was started before");

@@ -61,7 +61,7 @@ impl Fixed {
             asked.iter().map(|text| Ok(plain(network(text, "ips")?))).collect::<Outcome<Vec<_>>>()?
         };
         check_families(conf, ips.iter().map(|ip| ip.address.is_ipv4()))?;
-        Ok(Self(Lease { ips, routes: raw.ipam.routes, dns: raw.ipam.dns, valid: None }))
+        Ok(Self(Lease { ips, routes: raw.ipam.routes, dns: raw.ipam.dns, valid: None, mtu: None }))
     }
 
     pub fn add(&self) -> Lease {

@@ -17,7 +17,7 @@ use crate::cni::{Args, Dns, IpConfig, Route, Version, json};
 use crate::types::{Code, Failure, Outcome};
 
 pub use fixed::Fixed;
-pub use hostlocal::{HostLocal, StoreLocation};
+pub use hostlocal::{HostLocal, Outlived, StoreLocation};
 pub use plugin::{fixed, host_local};
 
 /// What an attachment gets.
@@ -28,6 +28,8 @@ pub struct Lease {
     pub dns: Dns,
     /// Seconds that the addresses may be used, unless somebody renews them; None: for ever.
     pub valid: Option<u32>,
+    /// What the network says of itself.
+    pub mtu: Option<u16>,
 }
 
 /// Whom an address belongs to.

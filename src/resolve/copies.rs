@@ -108,6 +108,13 @@ impl<'a> Copies<'a> {
         write_whole(&path, boot.as_bytes()).map_err(|e| crate::store::failed(Code::Io, "write", &path, &e))
     }
 
+    /// Nothing is vouched for any more, at once. What cannot be taken back ends by itself.
+    pub fn withdraw(&self) {
+        if let Err(failure) = remove_file(&self.dirs.run.join("alive")) {
+            tracing::warn!(%failure, "the copies of networks count as true for some seconds more");
+        }
+    }
+
     /// Names come from a pod's annotation: none of them may lead elsewhere.
     fn path(&self, namespace: &str, name: &str) -> Option<PathBuf> {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';

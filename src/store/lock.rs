@@ -10,12 +10,12 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::file::{failed, make_dir, parent, unwritable};
+use super::file::{make_dir, parent, unwritable};
 use super::{Dirs, file_name};
 use crate::types::{Code, ContainerId, Failure, Outcome};
 
@@ -123,6 +123,9 @@ pub struct Sole {
 }
 
 impl Sole {
+    /// Who has the right of this name keeps the node's leases; in its stamp stands when they were last looked at.
+    pub const KEEPER: &str = "keeper.lock";
+
     /// By the name of a file in the run directory. `None`: another process has it.
     pub fn try_take(dirs: &Dirs, name: &str) -> Outcome<Option<Self>> {
         let path = dirs.run.join(name);
@@ -132,14 +135,26 @@ impl Sole {
         }
     }
 
-    /// Whether some process has it. Who asks while nobody has it keeps others from it for an instant; they try again.
-    pub fn is_taken(dirs: &Dirs, name: &str) -> Outcome<bool> {
-        let path = dirs.run.join(name);
-        let file = match File::open(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
-            opened => opened.map_err(|e| failed(Code::Io, "open", &path, &e))?,
-        };
-        Ok(matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK))))
+    /// Whether some process has it. Where that cannot be told, nobody has.
+    pub fn is_taken(dirs: &Dirs, name: &str) -> bool {
+        let Ok(file) = File::open(dirs.run.join(name)) else { return false };
+        // Shared, and given up at once: who waits for it tries again.
+        matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))
+    }
+
+    /// Notes in the file that the process still did its work at this time of the boot clock, for whoever has the right next.
+    /// It lies in the file's time, which needs no room on the disk.
+    pub fn stamp(&self, now: Duration) {
+        if let Err(failure) = self.file.set_modified(SystemTime::UNIX_EPOCH + now) {
+            tracing::debug!(path = %self.path.display(), %failure, "not stamped");
+        }
+    }
+
+    /// What was noted last; None: nobody ever did, in this boot.
+    pub fn stamped(&self, now: Duration) -> Option<Duration> {
+        let modified = self.file.metadata().and_then(|m| m.modified()).ok()?;
+        // A file that has just been made has the node's own time, which is later than any boot clock's.
+        modified.duration_since(SystemTime::UNIX_EPOCH).ok().filter(|at| *at <= now)
     }
 
     /// False where the file was removed or replaced: another process may have the right by now.
@@ -167,6 +182,22 @@ fn at_path(file: &File, path: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_right_tells_whether_it_is_taken_and_until_when_it_was_used() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (dirs, _) = dirs(&tmp);
+        let s = Duration::from_secs;
+        assert!(!Sole::is_taken(&dirs, "right"), "no file");
+        let sole = Sole::try_take(&dirs, "right").unwrap().unwrap();
+        assert!(Sole::is_taken(&dirs, "right"));
+        assert_eq!(sole.stamped(s(1000)), None, "its time is the node's");
+        sole.stamp(s(900));
+        assert_eq!((sole.stamped(s(1000)), sole.stamped(s(800))), (Some(s(900)), None));
+        drop(sole);
+        assert!(!Sole::is_taken(&dirs, "right"));
+        assert_eq!(Sole::try_take(&dirs, "right").unwrap().unwrap().stamped(s(1000)), Some(s(900)));
+    }
     use std::sync::atomic::{AtomicU32, Ordering};
 
     fn dirs(tmp: &tempfile::TempDir) -> (Dirs, ContainerId) {

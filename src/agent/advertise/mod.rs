@@ -3,12 +3,13 @@
 //!
 //! ```text
 //! kernel's events ─→ 200 ms ─→ list ─→ healthy bridges ─┐
-//! the Node's changes, every minute ─────────────────────┴→ diff ─→ one patch, or none
+//! the Node's watch, every minute ───────────────────────┴→ diff ─→ one patch, or none
 //! ```
 //! What healthy is, `plan` says; what a patch has to say, `diff`. Links that concern no bridge (pods that come and go)
 //! cost neither a list nor a request. Where bridge-marker is at work, nothing is written.
 
 mod diff;
+mod node;
 #[cfg(test)]
 mod tests;
 
@@ -16,11 +17,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
+pub use self::node::{NodeObject, ThisNode};
 use super::context::Context;
 use super::metrics::Family;
-use crate::api::Api;
 use crate::net::{Link, LinkEvent, LinkEvents, LinkKind, Namespace, Netlink};
 use crate::plan::{self, BridgeRule, Health};
 use crate::types::Outcome;
@@ -29,8 +30,9 @@ use crate::types::Outcome;
 const SETTLE: Duration = Duration::from_millis(200);
 const RESYNC: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(5);
-/// How often the Node is looked at for what kubelet made of it.
-const GLANCE: Duration = Duration::from_secs(30);
+/// After the second patch that the Node's own change asked for; doubled up to [`RESYNC`] while that goes on: somebody may undo
+/// each of them.
+const CALM: Duration = Duration::from_millis(250);
 /// So often may keys that were taken away come back before somebody else is taken to write them.
 const RETURNS: u32 = 2;
 /// Then nothing is written for so long.
@@ -40,46 +42,6 @@ const HEALTHY: Family = Family::gauge("trestle_bridge_healthy", "Whether a bridg
 const PATCHES: Family = Family::counter("trestle_node_patches_total", "Patches of the Node's bridge resources.");
 const MARKER: Family =
     Family::gauge("trestle_bridge_marker", "Whether somebody else writes the Node's bridge resources.");
-
-/// This node's object, at the API server.
-pub trait NodeObject {
-    async fn get(&self) -> Outcome<Option<Value>>;
-    async fn patch(&self, body: &Value) -> Outcome<()>;
-    /// Comes when it is another one than that of `version`, or may be.
-    async fn changed(&self, version: &str);
-    /// The pod of a bridge-marker on this node.
-    async fn marker(&self) -> Outcome<Option<String>>;
-}
-
-pub struct ThisNode<'a> {
-    pub api: &'a Api,
-    pub name: &'a str,
-}
-
-impl NodeObject for ThisNode<'_> {
-    async fn get(&self) -> Outcome<Option<Value>> {
-        self.api.get_node(self.name).await
-    }
-
-    async fn patch(&self, body: &Value) -> Outcome<()> {
-        self.api.patch_node_status(self.name, body).await
-    }
-
-    async fn changed(&self, version: &str) {
-        loop {
-            sleep(GLANCE).await;
-            match self.api.get_node(self.name).await {
-                Ok(Some(node)) if self::version(&node) == version => {}
-                _ => return,
-            }
-        }
-    }
-
-    async fn marker(&self) -> Outcome<Option<String>> {
-        // The label of bridge-marker's own manifests, and of the cluster-network-addons-operator.
-        Ok(self.api.labelled_pods(self.name, "app", "bridge-marker").await?.into_iter().next())
-    }
-}
 
 fn version(node: &Value) -> &str {
     node.pointer("/metadata/resourceVersion").and_then(Value::as_str).unwrap_or_default()
@@ -91,10 +53,12 @@ pub async fn run(ctx: &Context, rule: BridgeRule, node: &impl NodeObject) -> Out
     // Before the first list, so that no change falls in between.
     let mut events = host.link_events()?;
     let mut work = Advertiser { ctx, rule, node, links: host.netlink()?, seen: Seen::default(), told: Told::default() };
+    let mut woken = Woken::Time;
     loop {
         let next = match work.round().await {
-            Ok(()) => {
+            Ok(patched) => {
                 ctx.metrics.working("advertise", true);
+                work.told.mended(patched && woken == Woken::Node);
                 RESYNC
             }
             Err(failure) => {
@@ -103,8 +67,16 @@ pub async fn run(ctx: &Context, rule: BridgeRule, node: &impl NodeObject) -> Out
                 RETRY
             }
         };
-        work.wait(&mut events, next).await?;
+        woken = work.wait(&mut events, next).await?;
     }
+}
+
+/// Why there is something to look at.
+#[derive(PartialEq, Eq)]
+enum Woken {
+    Time,
+    Links,
+    Node,
 }
 
 struct Advertiser<'a, N> {
@@ -141,10 +113,26 @@ struct Told {
     stand_back: Option<Instant>,
     /// Why, as it was logged.
     because: Option<String>,
+    /// The Node's changes are not looked at before then, and the pause that led there.
+    calm: Option<(Instant, Duration)>,
+}
+
+impl Told {
+    /// `patched`: for the Node's own change.
+    fn mended(&mut self, patched: bool) {
+        let now = Instant::now();
+        if patched {
+            // Long ago is another affair.
+            let before = self.calm.filter(|(until, _)| *until + RESYNC > now);
+            let pause = before.map_or(Duration::ZERO, |(_, pause)| (pause * 2).clamp(CALM, RESYNC));
+            self.calm = Some((now + pause, pause));
+        }
+    }
 }
 
 impl<N: NodeObject> Advertiser<'_, N> {
-    async fn round(&mut self) -> Outcome<()> {
+    /// True: there was something to patch.
+    async fn round(&mut self) -> Outcome<bool> {
         self.look().await?;
         self.tell().await
     }
@@ -171,10 +159,10 @@ impl<N: NodeObject> Advertiser<'_, N> {
         Ok(self.seen.healthy() != before)
     }
 
-    async fn tell(&mut self) -> Outcome<()> {
+    async fn tell(&mut self) -> Outcome<bool> {
         let Some(node) = self.node.get().await? else {
             tracing::warn!(node = self.ctx.node, "the API server knows no such node");
-            return Ok(());
+            return Ok(false);
         };
         self.told.version = version(&node).to_owned();
         let because = self.somebody_else(&node).await?;
@@ -187,13 +175,13 @@ impl<N: NodeObject> Advertiser<'_, N> {
         }
         self.told.because = because;
         if self.told.because.is_some() {
-            return Ok(());
+            return Ok(false);
         }
-        let Some(patch) = diff::diff(&self.seen.healthy(), &node) else { return Ok(()) };
+        let Some(patch) = diff::diff(&self.seen.healthy(), &node) else { return Ok(false) };
         let (added, removed) = (list(&patch.added), list(&patch.removed));
         if self.ctx.dry_run {
             tracing::info!(added, removed, "dry run: the node's bridges would be advertised");
-            return Ok(());
+            return Ok(true);
         }
         let done = self.node.patch(&patch.body).await;
         self.ctx.metrics.add(&PATCHES, &[("outcome", if done.is_ok() { "done" } else { "failed" })], 1);
@@ -201,7 +189,7 @@ impl<N: NodeObject> Advertiser<'_, N> {
         tracing::info!(added, removed, "the node's bridges are advertised");
         self.told.removed.retain(|name| !patch.added.contains(name));
         self.told.removed.extend(patch.removed);
-        Ok(())
+        Ok(true)
     }
 
     /// Who writes the keys besides us: a bridge-marker's pod, or somebody who puts back what was taken away.
@@ -229,23 +217,28 @@ impl<N: NodeObject> Advertiser<'_, N> {
     }
 
     /// Until there is something to be told anew.
-    async fn wait(&mut self, events: &mut LinkEvents, most: Duration) -> Outcome<()> {
+    async fn wait(&mut self, events: &mut LinkEvents, most: Duration) -> Outcome<Woken> {
         let end = Instant::now() + most;
-        let (node, version) = (self.node, self.told.version.clone());
+        let (node, version, healthy) = (self.node, self.told.version.clone(), self.seen.healthy());
+        let calm = self.told.calm.map_or_else(Instant::now, |(until, _)| until);
+        let wrong = |node: &Value| diff::diff(&healthy, node).is_some();
         // One wait, however many events are passed over meanwhile.
-        let mut changed = std::pin::pin!(node.changed(&version));
+        let mut changed = std::pin::pin!(async {
+            sleep_until(calm).await;
+            node.changed(&version, &wrong).await;
+        });
         loop {
             let event = tokio::select! {
                 event = events.next() => event?,
-                () = &mut changed => return Ok(()),
-                () = sleep_until(end) => return Ok(()),
+                () = &mut changed => return Ok(Woken::Node),
+                () = sleep_until(end) => return Ok(Woken::Time),
             };
             if !self.concerns(&event) {
                 continue;
             }
             settle(events).await?;
             if self.look().await? {
-                return Ok(());
+                return Ok(Woken::Links);
             }
         }
     }

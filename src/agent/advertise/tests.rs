@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 
 use serde_json::json;
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::attach::tests::Node;
@@ -40,7 +40,7 @@ impl NodeObject for Fake {
         Ok(())
     }
 
-    async fn changed(&self, _: &str) {
+    async fn changed(&self, _: &str, _: &dyn Fn(&Value) -> bool) {
         self.changed.notified().await;
     }
 
@@ -165,6 +165,21 @@ fn what_kubelet_makes_of_it_is_mended() {
         // A bridge that went while no agent ran.
         fake.others("capacity", "br-old", "0");
         fake.until("forgotten", |f| f.amount("capacity", "br-old").is_none()).await;
+    });
+}
+
+/// Two who want something else do not write as fast as they can.
+#[test]
+fn who_undoes_it_again_and_again_is_answered_ever_more_slowly() {
+    let node = Node::new();
+    beside(&node, false, BridgeRule::default(), async |fake, _| {
+        fake.until("br0", |f| f.both("br0").is_some()).await;
+        let end = Instant::now() + Duration::from_secs(4);
+        while Instant::now() < end {
+            fake.others("capacity", "br0", "0");
+            sleep(Duration::from_millis(20)).await;
+        }
+        assert!((4..=8).contains(&fake.patches.get()), "{} patches", fake.patches.get());
     });
 }
 

@@ -42,6 +42,8 @@ const LOOK: Duration = Duration::from_secs(10);
 const TURN: Duration = Duration::from_secs(1);
 /// How long a record of an earlier boot is worth something: as a hint which address to ask for.
 const HINT: u64 = 24 * 3600;
+/// A lease without keeper for longer is told.
+const UNKEPT: Duration = Duration::from_secs(30);
 
 /// Who carries out one exchange.
 pub trait Exchange: Send + Sync + 'static {
@@ -52,6 +54,8 @@ pub trait Exchange: Send + Sync + 'static {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
     Renewed,
+    /// Nobody kept it for this time, until now.
+    Unkept(Duration),
     /// The pod has another address now, if it had one before.
     Got {
         before: Option<std::net::Ipv4Addr>,
@@ -101,11 +105,14 @@ pub async fn keep<E: Exchange, C: Clock, R: Report>(keeper: Keeper<E, C, R>) -> 
     let keeper = Arc::new(keeper);
     let dirs = keeper.dirs.clone();
     let sole = alone(&dirs).await;
+    let now = keeper.clock.now();
+    let kept_until = sole.stamped(now).unwrap_or_default();
+    sole.stamp(now);
     let leases = Leases::new(&dirs);
     if let Err(failure) = leases.sweep() {
         tracing::warn!(%failure, "left-overs of killed writers stay");
     }
-    let mut book = Book { keeper, queue: Arc::default(), boot, entries: HashMap::new() };
+    let mut book = Book { keeper, queue: Arc::default(), boot, kept_until, entries: HashMap::new() };
     let mut watch = Watch::new(leases.folder());
     watch.renew();
     book.look_at_all(&leases);
@@ -118,6 +125,7 @@ pub async fn keep<E: Exchange, C: Clock, R: Report>(keeper: Keeper<E, C, R>) -> 
                     tracing::warn!("the keeper's lock was removed under it: begun again");
                     return Ok(());
                 }
+                sole.stamp(book.keeper.clock.now());
                 watch.renew();
                 book.look_at_all(&leases);
                 next = Instant::now() + LOOK;
@@ -133,7 +141,7 @@ pub async fn keep<E: Exchange, C: Clock, R: Report>(keeper: Keeper<E, C, R>) -> 
 async fn alone(dirs: &Dirs) -> Sole {
     let mut said = false;
     loop {
-        match Sole::try_take(dirs, "keeper.lock") {
+        match Sole::try_take(dirs, Sole::KEEPER) {
             Ok(Some(sole)) => return sole,
             Ok(None) if !said => tracing::info!("another keeper is at work: waiting for its end"),
             Err(failure) if !said => tracing::warn!(%failure, "waiting for a lock that can be made"),
@@ -149,6 +157,8 @@ struct Book<E, C, R> {
     keeper: Arc<Keeper<E, C, R>>,
     queue: Arc<Queue>,
     boot: String,
+    /// When the keeper before was last at work.
+    kept_until: Duration,
     entries: HashMap<String, Entry>,
 }
 
@@ -226,6 +236,13 @@ impl<E: Exchange, C: Clock, R: Report> Book<E, C, R> {
     }
 
     fn take_up(&self, record: LeaseRecord<Job>) -> Kept {
+        let since = self.kept_until.max(Duration::from_millis(record.made));
+        let unkept = self.keeper.clock.now().saturating_sub(since);
+        if unkept > UNKEPT {
+            let pod = record.pod.as_deref().unwrap_or(record.container.as_str());
+            tracing::warn!(pod, ifname = %record.ifname, seconds = unkept.as_secs(), "lease without keeper until now");
+            self.keeper.report.lease(&record, &News::Unkept(unkept));
+        }
         let of = Box::new(record.clone().map(drop));
         let keeping = Keeping::new(Arc::clone(&self.keeper), Arc::clone(&self.queue), record);
         Kept::Yes(of, Task(tokio::spawn(keeping.run()).abort_handle()))

@@ -1,14 +1,18 @@
 //! Keeps attachments as they were made, and takes away what nobody needs any more: ports that were thrown off their bridge
-//! (`ports`), filters around machines' DHCP that were removed (`fences`), entries whose container is gone (`sweep`).
+//! (`ports`), rules of the packet filter that were flushed (`filters`), filters around machines' DHCP that were removed
+//! (`fences`), entries whose container is gone (`sweep`), addresses of an earlier boot (`addresses`).
 //!
 //! ```text
-//! kernel's events ─→ 200 ms ─→ ports
-//! every minute ─→ ports, fences, sweep           each word of it: log, metric, an Event on the pod
+//! kernel's events: links ─→ 200 ms ─→ ports, filters
+//!                  rules ─→ 200 ms ─→ filters, once a second
+//! every minute ─→ all of it              each word of it: log, metric, an Event on the pod
 //! ```
 //! Which port is right, `plan` says; how it is put right and how an entry is undone, `attach` and `meta`, under the
 //! container's lock, for which nothing here waits. With `dry_run` all is said and nothing is done.
 
+mod addresses;
 mod fences;
+mod filters;
 mod ports;
 mod sight;
 mod sweep;
@@ -21,16 +25,23 @@ use tokio::time::{Instant, sleep_until};
 
 pub use self::sight::{Fate, fate};
 
+use self::addresses::Addresses;
 use self::fences::Fences;
+use self::filters::Filters;
 use self::ports::Ports;
 use self::sweep::{APART, Sweep};
 use super::context::Context;
 use super::metrics::Family;
+use crate::net::nft::RulesetEvents;
 use crate::net::{LinkEvent, LinkEvents, LinkKind, Namespace, Netlink};
 use crate::store::{Dirs, Entry, Journal};
 use crate::types::{Outcome, PodRef, Role};
 
 const SETTLE: Duration = Duration::from_millis(200);
+/// Until what a call for the same container kept from being mended is looked at again.
+const BUSY: Duration = Duration::from_secs(1);
+/// Between two looks at the packet filter: where it has many rules of others, these change often.
+const FILTERS_APART: Duration = Duration::from_secs(1);
 
 const REPAIRS: Family =
     Family::counter("trestle_repairs_total", "Repairs, by what and whether it was done or only told.");
@@ -41,7 +52,9 @@ const BROKEN: Family = Family::gauge("trestle_journal_broken", "Entries of the j
 pub enum Kind {
     Port,
     Fence,
+    Filter,
     Sweep,
+    Address,
 }
 
 impl Kind {
@@ -49,7 +62,9 @@ impl Kind {
         match self {
             Self::Port => "port",
             Self::Fence => "fence",
+            Self::Filter => "filter",
             Self::Sweep => "sweep",
+            Self::Address => "address",
         }
     }
 
@@ -60,7 +75,12 @@ impl Kind {
             (Self::Port, false) => "PortNotRepaired",
             (Self::Fence, true) => "DhcpFilterRepaired",
             (Self::Fence, false) => "DhcpFilterNotRepaired",
-            (Self::Sweep, _) => "Swept",
+            (Self::Filter, true) => "FilterRepaired",
+            (Self::Filter, false) => "FilterNotRepaired",
+            (Self::Sweep, true) => "Swept",
+            (Self::Sweep, false) => "NotSwept",
+            // Nobody's pod is told: it is gone with its boot.
+            (Self::Address, _) => "AddressReleased",
         }
     }
 }
@@ -72,6 +92,8 @@ pub struct Said {
     pub kind: Kind,
     pub done: bool,
     pub text: String,
+    /// Counted alone: it was told often enough.
+    pub quiet: bool,
 }
 
 /// What a repair is done with.
@@ -85,24 +107,47 @@ pub struct Tools<'a> {
 /// In the calling thread's namespace. `tell`: makes an Event of it. Ends only by a failure of the kernel's events.
 pub async fn run(ctx: &Context, tell: &dyn Fn(&Said)) -> Outcome<()> {
     let host = Namespace::own()?;
-    let mut events = host.link_events()?;
+    let mut events = Events { links: host.link_events()?, rules: RulesetEvents::open()? };
     let links = host.netlink()?;
     let tools = Tools { dirs: &ctx.dirs, host: &host, links: &links, dry_run: ctx.dry_run };
-    let mut work =
-        Repair { ctx, tools, tell, ports: Ports::default(), fences: Fences::default(), sweep: Sweep::default() };
+    let mut work = Repair::new(ctx, tools, tell);
     let mut next = Instant::now();
+    let mut woken = Woken::Time;
     loop {
-        let sweeps = Instant::now() >= next;
-        if sweeps {
+        if woken == Woken::Time {
             next = Instant::now() + APART;
         }
-        let done = work.round(sweeps).await;
+        let done = work.round(woken).await;
         ctx.metrics.working("repair", done.is_ok());
         if let Err(failure) = done {
             tracing::warn!(%failure, "attachments are not looked at; tried again");
         }
-        work.wait(&mut events, next).await?;
+        woken = work.wait(&mut events, next).await?;
     }
+}
+
+/// What the kernel tells.
+struct Events {
+    links: LinkEvents,
+    rules: Option<RulesetEvents>,
+}
+
+impl Events {
+    /// Where there are no such rules, they never change.
+    async fn rules_changed(rules: &mut Option<RulesetEvents>) -> Outcome<()> {
+        match rules {
+            Some(rules) => Ok(rules.changed().await?),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Why there is something to look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    Time,
+    Links,
+    Rules,
 }
 
 struct Repair<'a> {
@@ -111,21 +156,39 @@ struct Repair<'a> {
     tell: &'a dyn Fn(&Said),
     ports: Ports,
     fences: Fences,
+    filters: Filters,
     sweep: Sweep,
+    addresses: Addresses,
+    /// The packet filter is not looked at before then.
+    filters_at: Instant,
 }
 
-impl Repair<'_> {
-    async fn round(&mut self, sweeps: bool) -> Outcome<()> {
+impl<'a> Repair<'a> {
+    fn new(ctx: &'a Context, tools: Tools<'a>, tell: &'a dyn Fn(&Said)) -> Self {
+        let (ports, filters, fences, sweep) = (Ports::default(), Filters::default(), Fences::default(), Sweep::default());
+        let (addresses, filters_at) = (Addresses::default(), Instant::now());
+        Self { ctx, tools, tell, ports, fences, filters, sweep, addresses, filters_at }
+    }
+
+    async fn round(&mut self, woken: Woken) -> Outcome<()> {
         let entries = self.entries()?;
-        if sweeps {
+        if woken == Woken::Time {
             let said = self.sweep.round(&self.tools, &entries).await;
+            self.say(&said);
+            let said = self.addresses.round(&self.tools);
             self.say(&said);
             let said = self.fences.round(&self.tools, &entries).await?;
             self.say(&said);
         }
-        let said = self.ports.round(&self.tools, &entries).await?;
-        self.say(&said);
-        Ok(())
+        // First, as a port that comes back should find its guard.
+        let filters = self.filters.round(&self.tools, &entries);
+        self.filters_at = Instant::now() + FILTERS_APART;
+        self.say(filters.as_ref().map_or(&[], Vec::as_slice));
+        if woken != Woken::Rules {
+            let said = self.ports.round(&self.tools, &entries).await?;
+            self.say(&said);
+        }
+        filters.map(drop)
     }
 
     /// The readable ones, counted.
@@ -143,30 +206,49 @@ impl Repair<'_> {
 
     fn say(&self, all: &[Said]) {
         for said in all {
-            let pod = said.pod.as_ref().map(tracing::field::display);
-            tracing::info!(pod, done = said.done, "{}", said.text);
             let outcome = if said.done { "done" } else { "told" };
             self.ctx.metrics.add(&REPAIRS, &[("kind", said.kind.label()), ("outcome", outcome)], 1);
-            (self.tell)(said);
+            if !said.quiet {
+                let pod = said.pod.as_ref().map(tracing::field::display);
+                tracing::info!(pod, done = said.done, "{}", said.text);
+                (self.tell)(said);
+            }
         }
     }
 
-    /// Until `end`, or until a port or a bridge of one has changed and 200 ms have passed.
-    async fn wait(&self, events: &mut LinkEvents, end: Instant) -> Outcome<()> {
-        loop {
-            let event = tokio::select! {
-                event = events.next() => event?,
-                () = sleep_until(end) => return Ok(()),
-            };
-            if self.concerns(&event) {
-                break;
+    /// Until `end`; or until a port or a bridge of one has changed, or the packet filter where that matters, and 200 ms
+    /// have passed.
+    async fn wait(&self, events: &mut Events, end: Instant) -> Outcome<Woken> {
+        let Events { links, rules } = events;
+        let again = (self.ports.again || self.filters.again).then(|| Instant::now() + BUSY);
+        let again = again.filter(|at| *at < end);
+        let mut woken = loop {
+            tokio::select! {
+                event = links.next() => if self.concerns(&event?) {
+                    break Woken::Links;
+                },
+                changed = Events::rules_changed(rules) => {
+                    changed?;
+                    if self.filters.count > 0 {
+                        break Woken::Rules;
+                    }
+                }
+                () = sleep_until(again.unwrap_or(end)) => {
+                    return Ok(if again.is_some() { Woken::Links } else { Woken::Time });
+                }
             }
+        };
+        let mut until = Instant::now() + SETTLE;
+        if woken == Woken::Rules {
+            until = until.max(self.filters_at);
         }
-        let settled = Instant::now() + SETTLE;
         loop {
             tokio::select! {
-                event = events.next() => drop(event?),
-                () = sleep_until(settled) => return Ok(()),
+                event = links.next() => if self.concerns(&event?) && woken == Woken::Rules {
+                    (woken, until) = (Woken::Links, Instant::now() + SETTLE);
+                },
+                changed = Events::rules_changed(rules) => changed?,
+                () = sleep_until(until) => return Ok(woken),
             }
         }
     }

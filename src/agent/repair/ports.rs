@@ -18,6 +18,8 @@ pub struct Ports {
     pub indices: BTreeSet<u32>,
     /// Names of their bridges.
     pub bridges: BTreeSet<String>,
+    /// Somebody was at work on the container of one: it is looked at again soon.
+    pub again: bool,
 }
 
 #[derive(Default)]
@@ -34,6 +36,7 @@ impl Ports {
         let ports = attach::ports(entries, tools.dirs, tools.host)?;
         self.indices = ports.iter().map(|p| p.index).collect();
         self.bridges = ports.iter().map(|p| p.bridge.clone()).collect();
+        self.again = false;
         self.mended.retain(|id, _| ports.iter().any(|p| p.entry.id == *id));
         if ports.is_empty() {
             return Ok(Vec::new());
@@ -86,7 +89,10 @@ impl Ports {
             return self.once(port, text);
         }
         match port.mend(tools.dirs, tools.links).await {
-            Ok(None) => None,
+            Ok(None) => {
+                self.again = true;
+                None
+            }
             Ok(Some(mend)) => {
                 self.of(port).times += 1;
                 Some(say(port, format!("its port on {} was {}", port.bridge, mend.text()), true))
@@ -100,5 +106,11 @@ impl Ports {
 }
 
 fn say(port: &PodPort, text: String, done: bool) -> Said {
-    Said { pod: port.pod.clone(), kind: Kind::Port, done, text: format!("{}: {text}", port.entry.id.ifname) }
+    Said {
+        pod: port.pod.clone(),
+        kind: Kind::Port,
+        done,
+        text: format!("{}: {text}", port.entry.id.ifname),
+        quiet: false,
+    }
 }

@@ -1,6 +1,9 @@
 //! Entries of the journal whose container is gone: undone, as no runtime asks for it. Runtimes that were killed, or whose
 //! own records were wiped, leave such entries, and with them addresses that nobody gets again.
 //!
+//! An entry that needs a plugin which is not here (an agent's image has none but this program) is left to the runtime's
+//! DEL, and told once.
+//!
 //! Gone is what was seen to be gone twice, a minute apart; the lock must be free and the entry still the same. Not the API
 //! server's word, nor anybody's list, makes it gone.
 
@@ -13,13 +16,13 @@ use super::{Kind, Said, Tools};
 use crate::attach;
 use crate::meta;
 use crate::store::Entry;
-use crate::types::{AttachmentId, Outcome, PodRef, Role};
+use crate::types::{AttachmentId, Code, Outcome, PodRef, Role};
 
 /// Between the two looks.
 pub const APART: Duration = Duration::from_secs(60);
 /// Rounds come by a timer that may be a little early.
 const TOLERANCE: Duration = Duration::from_secs(2);
-/// After a failure, doubled up to an hour: a foreign plugin that is missing here stays so.
+/// After a failure, doubled up to an hour.
 const FIRST_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
@@ -29,6 +32,8 @@ pub struct Sweep {
     suspects: HashMap<AttachmentId, Suspect>,
     /// An entry that nobody can read, told once.
     told: HashSet<AttachmentId>,
+    /// Their containers are gone, and a plugin that they need is not here.
+    left: HashSet<AttachmentId>,
 }
 
 struct Suspect {
@@ -54,6 +59,7 @@ impl Sweep {
         ordered.sort_by_key(|e| (e.id.role != Role::Meta, e.id.clone()));
         let there: HashSet<&AttachmentId> = entries.iter().map(|e| &e.id).collect();
         self.suspects.retain(|id, _| there.contains(id));
+        self.left.retain(|id| there.contains(id));
         for entry in ordered {
             let origin = match origin(entry, tools) {
                 Ok(Some(origin)) => origin,
@@ -65,7 +71,7 @@ impl Sweep {
                     continue;
                 }
             };
-            if self.is_due(entry, origin.fate, now) {
+            if !self.left.contains(&entry.id) && self.is_due(entry, origin.fate, now) {
                 said.extend(self.take(tools, entry, origin.pod, now).await);
             }
         }
@@ -87,7 +93,7 @@ impl Sweep {
     }
 
     async fn take(&mut self, tools: &Tools<'_>, entry: &Entry, pod: Option<PodRef>, now: Duration) -> Option<Said> {
-        let say = |text: String, done| Some(Said { pod: pod.clone(), kind: Kind::Sweep, done, text });
+        let say = |text: String, done| Some(Said { pod: pod.clone(), kind: Kind::Sweep, done, text, quiet: false });
         if tools.dry_run {
             return say(format!("{} would be undone: its container is gone", entry.id), false);
         }
@@ -101,6 +107,10 @@ impl Sweep {
             Ok(true) => {
                 self.suspects.remove(&entry.id);
                 say(format!("{} was undone: its container is gone, and no runtime asked for it", entry.id), true)
+            }
+            Err(failure) if failure.code == Code::PluginMissing => {
+                self.left.insert(entry.id.clone());
+                say(format!("{} is left to the runtime: its container is gone, but {}", entry.id, failure.msg), false)
             }
             Err(failure) => {
                 let suspect = self.suspects.get_mut(&entry.id)?;

@@ -50,12 +50,16 @@ fn link(node: &Node, name: &str) -> Link {
 }
 
 async fn until(what: &str, holds: impl Fn() -> bool) {
+    until_within(what, IN_TIME, holds).await;
+}
+
+async fn until_within(what: &str, time: Duration, holds: impl Fn() -> bool) {
     let wait = async {
         while !holds() {
             sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(IN_TIME, wait).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+    timeout(time, wait).await.unwrap_or_else(|_| panic!("not in time: {what}"));
 }
 
 fn port(node: &Node) -> String {
@@ -133,8 +137,7 @@ fn what_somebody_chose_or_works_on_is_left() {
         sleep(SETTLE * 3).await;
         assert_eq!(link(&node, &port).master, None, "its container is locked");
         drop(lock);
-        node.sh(&format!("ip link set {port} alias again"));
-        until("back", || link(&node, &port).master.is_some()).await;
+        until_within("back", IN_TIME + BUSY, || link(&node, &port).master.is_some()).await;
     });
 }
 
@@ -171,6 +174,54 @@ fn a_dry_run_says_it_once_and_does_nothing() {
         sleep(SETTLE * 2).await;
         assert_eq!((words.borrow().len(), link(&node, &port).master), (1, None));
         assert_eq!(words.borrow()[0].text, "net1: its port on br0 would be put back onto its bridge");
+    });
+}
+
+#[test]
+fn rules_that_were_flushed_come_back() {
+    let node = Node::new();
+    let (one, two) = (node.pod("one"), node.pod("two"));
+    let one = node.at(&one).with(json!({"macspoofchk": true}));
+    let both = json!({"type": "bridge", "isGateway": true, "ipMasq": true, "macspoofchk": true});
+    let two = At { container: "c2", ..node.at(&two) }.drop_in(crate::attach::Type::Bridge).with(both);
+    let results = [one.add().unwrap(), two.add().unwrap()];
+    beside(&node, false, async |words, ctx| {
+        for times in 1..=2 {
+            node.sh("nft flush ruleset");
+            let told = || words.borrow().len() == 2 * times;
+            until_within("told", IN_TIME + FILTERS_APART, told).await;
+            apart(|| one.check(&results[0]).unwrap());
+            apart(|| two.check(&results[1]).unwrap());
+        }
+        let mut texts: Vec<String> = words.borrow().iter().take(2).map(|w| w.text.clone()).collect();
+        texts.sort();
+        let end = "was put back: somebody had flushed the rules";
+        assert_eq!(texts[0], format!("net1: its guard against forged MAC addresses and masquerade {end}"));
+        assert_eq!(texts[1], format!("net1: its guard against forged MAC addresses {end}"));
+        assert_eq!(words.borrow()[0].kind.reason(true), "FilterRepaired");
+        assert!(ctx.metrics.text().contains("trestle_repairs_total{kind=\"filter\",outcome=\"done\"} 4"));
+        // Our own change is no reason for another one.
+        sleep(SETTLE * 2 + FILTERS_APART).await;
+        assert_eq!(words.borrow().len(), 4);
+    });
+    two.del().unwrap();
+    one.del().unwrap();
+    assert!(!node.sh("nft list ruleset").contains("cni-br-iface"));
+}
+
+#[test]
+fn a_guard_whose_mac_nobody_wrote_down_is_told() {
+    let node = Node::new();
+    let pod = node.pod("web");
+    node.at(&pod).with(json!({"macspoofchk": true})).add().unwrap();
+    let mut entry = node.entry("c1", "net1", Role::Wire).unwrap();
+    entry.record.as_object_mut().unwrap().shift_remove("guarded").expect("the MAC");
+    Journal(&node.dirs).write(&entry.id, &"lan".parse().unwrap(), &entry.record).unwrap();
+    beside(&node, false, async |words, _| {
+        node.sh("nft flush ruleset");
+        until("told", || words.borrow().len() == 1).await;
+        let said = words.borrow()[0].clone();
+        assert!(!said.done && said.text.contains("older version wrote it"), "{said:?}");
     });
 }
 
@@ -212,6 +263,69 @@ fn a_container_that_is_gone_twice_is_undone_and_no_other() {
     assert!(said[0].text.starts_with("c1/net1 (wire) was undone"), "{said:?}");
     assert_eq!((node.entries(), node.taken("lan").len()), (1, 1));
     living.check(&result).unwrap();
+}
+
+#[test]
+fn what_a_missing_plugin_keeps_is_left_to_the_runtime_and_told_once() {
+    let node = Node::new();
+    let (one, two) = (node.pod("one"), node.pod("two"));
+    let dir = node.dirs.run.join("plugins");
+    std::fs::create_dir_all(&dir).unwrap();
+    let script = "#!/bin/sh\ncat > /dev/null\n\
+        case $CNI_COMMAND in ADD) echo '{\"cniVersion\": \"1.0.0\", \"ips\": [{\"address\": \"10.1.2.9/24\"}]}' ;; esac\n";
+    std::fs::write(dir.join("ledger"), script).unwrap();
+    std::fs::set_permissions(dir.join("ledger"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut at = node.at(&one).with(json!({"ipam": {"type": "ledger"}}));
+    at.path = dir.to_str().unwrap().into();
+    at.add().unwrap();
+    // Another pod's own network is a foreign one, whole.
+    let network = json!({"name": "default/lan", "ifname": "net1", "result": {},
+        "conf": {"cniVersion": "1.0.0", "name": "lan", "type": "ledger"}});
+    let record = json!({"boot": node.dirs.boot_id().unwrap(), "netns": two.path, "args": "", "path": [],
+        "cni_dir": "/nonexistent/multus", "networks": [network]});
+    let id = AttachmentId { container: "c2".parse().unwrap(), ifname: "eth0".parse().unwrap(), role: Role::Meta };
+    Journal(&node.dirs).write(&id, &"multi".parse().unwrap(), &record).unwrap();
+    let aside = dir.join("aside");
+    std::fs::rename(dir.join("ledger"), &aside).unwrap();
+    let mut sweep = Sweep::default();
+    one.vanish();
+    two.vanish();
+    look(&node, &mut sweep, 100, false);
+    let said = look(&node, &mut sweep, 200, false);
+    assert_eq!(said.len(), 2, "{said:?}");
+    for said in said {
+        assert!(!said.done && said.kind.reason(said.done) == "NotSwept", "{said:?}");
+        assert!(said.text.contains("left to the runtime") && said.text.contains("plugin ledger"), "{said:?}");
+    }
+    for seconds in [300, 4000, 8000] {
+        assert_eq!(look(&node, &mut sweep, seconds, false), [], "told once");
+    }
+    assert_eq!(node.entries(), 2);
+    std::fs::rename(&aside, dir.join("ledger")).unwrap();
+    at.del().unwrap();
+    assert_eq!(node.entries(), 1);
+    assert!(look(&node, &mut sweep, 9000, false).is_empty());
+}
+
+#[test]
+fn addresses_of_an_earlier_boot_are_released_when_the_agent_begins() {
+    let node = Node::new();
+    let pod = node.pod("web");
+    node.at(&pod).add().unwrap();
+    assert_eq!(node.taken("lan").len(), 1);
+    let (later, host) = (node.dirs.clone().with_boot("a-later-boot"), Namespace::own().unwrap());
+    block_on(async {
+        let links = host.netlink().unwrap();
+        let tools = |dirs, dry_run| Tools { dirs, host: &host, links: &links, dry_run };
+        assert_eq!(Addresses::default().round(&tools(&node.dirs, false)), []);
+        let mut addresses = Addresses::default();
+        let said = addresses.round(&tools(&later, true));
+        assert_eq!((said.len(), said[0].done, node.taken("lan").len()), (1, false, 1));
+        let mut addresses = Addresses::default();
+        let said = addresses.round(&tools(&later, false));
+        assert_eq!(said[0].text, "network lan: 1 addresses of an earlier boot were released");
+        assert_eq!((node.taken("lan").len(), addresses.round(&tools(&later, false)).len()), (0, 0));
+    });
 }
 
 #[test]

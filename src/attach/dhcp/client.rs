@@ -66,7 +66,7 @@ impl<'a> Client<'a> {
         // What is on the way to a server that is no neighbour.
         let known = match &start {
             Start::Renew(lease) | Start::Rebind(lease) => Some(lease.clone()),
-            Start::Discover | Start::Reboot(_) => None,
+            Start::Discover | Start::Prefer(_) | Start::Reboot(_) => None,
         };
         let mut machine = Machine::new(self.identity.clone(), self.wish.clone(), start, random()?, self.now());
         loop {

@@ -8,22 +8,25 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::client::{Client, End};
-use super::{network, remaining};
+use super::{is_of_this_boot, network, remaining};
 use crate::cni::{self, Args, Dns, IpConfig, json};
 use crate::failpoint::hit;
 use crate::ipam;
-use crate::ipam::dhcp::{Identity, Job, Lease, Route, Start, Step, Wish};
+use crate::ipam::dhcp::{Identity, Job, Lease, Route, Start, Step, Why, Wish};
 use crate::net::Namespace;
 use crate::plan::PodFacts;
-use crate::store::{Dirs, LeaseRecord, Leases};
+use crate::store::{Dirs, LeaseRecord, Leases, Sole, wall_clock};
 use crate::types::{Code, ContainerId, Failure, IfName, Mac, Outcome};
 
 /// How long ADD asks. A bridge that lets a new port listen and learn first gets that time on top.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the server is asked for a lease of an earlier boot. One that does not know it any more is silent.
+const AGAIN: Duration = Duration::from_secs(2);
 /// Where the reference's daemon is, unless told otherwise.
 const SOCKET: &str = "/run/cni/dhcp.sock";
 /// In a job of a keeper, until it says otherwise.
@@ -43,6 +46,8 @@ pub struct Dhcp {
     /// `type: trestle`: asks for all that can be made use of, tells the pod's name, and puts DNS into the result. The
     /// reference plugin does none of these.
     whole: bool,
+    /// The address that the pod asks for; it gets this one or none.
+    asked: Option<Ipv4Addr>,
 }
 
 #[derive(Deserialize, Default)]
@@ -85,11 +90,29 @@ impl Dhcp {
             .map_err(|_| invalid(format!("ipam.priority: {} is not within 0 to 4294967295", raw.priority)))?;
         let priority = (priority != 0).then_some(priority);
         let socket = Some(raw.daemon_socket_path).filter(|path| !path.is_empty()).unwrap_or_else(|| SOCKET.into());
-        Ok(Self { wish: Wish::parse(section, args)?, priority, socket: socket.into(), whole: false })
+        Ok(Self { wish: Wish::parse(section, args)?, priority, socket: socket.into(), whole: false, asked: None })
     }
 
     pub fn whole(self) -> Self {
         Self { wish: self.wish.usual(), whole: true, ..self }
+    }
+
+    /// Of the addresses that were asked for, with or without a prefix length: that is the server's to say.
+    pub fn asking(self, ips: &[String]) -> Outcome<Self> {
+        let one = |text: &String| {
+            let alone = text.split_once('/').map_or(text.as_str(), |(address, _)| address);
+            alone.parse().map_err(|_| {
+                Failure::new(Code::IpamConfig, format!("ips: {text:?} is no IPv4 address, and DHCP gives no other"))
+            })
+        };
+        match ips {
+            [] => Ok(self),
+            [ip] => Ok(Self { asked: Some(one(ip)?), ..self }),
+            more => {
+                let msg = format!("ips: {} are asked for, and DHCP gives one address", more.join(", "));
+                Err(Failure::new(Code::IpamConfig, msg).remedy("ask for one, or use ipam of type static"))
+            }
+        }
     }
 
     /// Asks for a lease. When it returns, the record of it lies on the disk.
@@ -97,21 +120,51 @@ impl Dhcp {
         let job = self.first(target)?;
         let who = (&job.identity, &job.wish);
         let client = Client::open(target.namespace, target.index, target.mac, who, target.dirs)?;
-        let (lease, since) = match client.run(Start::Discover, PATIENCE + target.patience)? {
-            End::Bound { lease, since } => (lease, since),
-            End::Late(trouble) => return Err(no_lease(target, &trouble)),
-            End::Lost(why) => return Err(no_lease(target, &format!("{why:?}"))),
-        };
+        let earlier = Earlier::find(target, &job);
+        let (lease, since) = self.ask(target, &client, earlier.as_ref())?;
         hit("lease");
+        if let Some(asked) = self.asked.filter(|asked| *asked != lease.address) {
+            client.release(&lease)?;
+            return Err(another(target, asked, &lease));
+        }
         let kept = self.keep(target, &job, &lease, since);
         if kept.is_err() {
             client.release(&lease)?;
         } else if !target.vm {
             client.announce(lease.address)?;
         }
+        if let Some(earlier) = earlier.filter(|_| kept.is_ok()) {
+            earlier.forget(target.dirs);
+        }
         let valid =
             remaining(&lease, client.now().saturating_sub(since)).filter(|_| self.whole || !is_kept(&self.socket));
+        if kept.is_ok() && !Sole::is_taken(target.dirs, Sole::KEEPER) {
+            unkept(target, &lease, remaining(&lease, client.now().saturating_sub(since)));
+        }
         kept.map(|()| ipam::Lease { valid, ..self.result(&lease) })
+    }
+
+    /// A lease of an earlier boot is asked for again; where it cannot be had, its address is still preferred.
+    fn ask(&self, target: &Target<'_>, client: &Client<'_>, earlier: Option<&Earlier>) -> Outcome<(Lease, Duration)> {
+        let mut preferred = self.asked.or(earlier.map(|e| e.address));
+        if let Some(again) = earlier.filter(|e| e.runs && preferred == Some(e.address)) {
+            match client.run(Start::Reboot(again.address), AGAIN + target.patience)? {
+                End::Bound { lease, since } => return Ok((lease, since)),
+                End::Lost(Why::Taken(_)) => preferred = self.asked,
+                End::Lost(why) => {
+                    tracing::info!(address = %again.address, ?why, "the lease of the boot before is not given again")
+                }
+                End::Late(_) => {
+                    tracing::info!(address = %again.address, "no server answers for the lease of the boot before")
+                }
+            }
+        }
+        let start = preferred.map_or(Start::Discover, Start::Prefer);
+        match client.run(start, PATIENCE + target.patience)? {
+            End::Bound { lease, since } => Ok((lease, since)),
+            End::Late(trouble) => Err(no_lease(target, &trouble)),
+            End::Lost(why) => Err(no_lease(target, &format!("{why:?}"))),
+        }
     }
 
     fn first(&self, target: &Target<'_>) -> Outcome<Job> {
@@ -166,6 +219,43 @@ impl Dhcp {
             routes: self.routes(lease),
             dns: if self.whole { dns(lease) } else { Dns::default() },
             valid: None,
+            mtu: lease.mtu.filter(|_| self.whole),
+        }
+    }
+}
+
+/// What the same client had before this boot. Most pods are another client each time.
+struct Earlier {
+    container: ContainerId,
+    ifname: IfName,
+    address: Ipv4Addr,
+    /// Its time is not over, as far as the node's clock tells.
+    runs: bool,
+}
+
+impl Earlier {
+    fn find(target: &Target<'_>, job: &Job) -> Option<Self> {
+        let names_itself = job.wish.client_id(&job.identity) != job.identity.client_id;
+        if !target.vm && !names_itself {
+            return None;
+        }
+        let all = Leases::new(target.dirs).all::<Job>().ok()?;
+        let same = |r: &LeaseRecord<Job>| {
+            r.network == target.network
+                && !is_of_this_boot(target.dirs, r)
+                && r.job.wish.client_id(&r.job.identity) == job.wish.client_id(&job.identity)
+        };
+        let latest = all.into_iter().flatten().filter(same).max_by_key(|r| r.got_at_wall)?;
+        let lease = latest.job.held()?;
+        let age = wall_clock().abs_diff(latest.got_at_wall);
+        let runs = lease.seconds == Lease::FOR_EVER || age < u64::from(lease.seconds);
+        Some(Self { address: lease.address, runs, container: latest.container, ifname: latest.ifname })
+    }
+
+    /// The new record says it.
+    fn forget(&self, dirs: &Dirs) {
+        if let Err(failure) = Leases::new(dirs).remove(&self.container, &self.ifname) {
+            tracing::warn!(%failure, "a lease of an earlier boot stays until its end");
         }
     }
 }
@@ -217,6 +307,23 @@ fn host_name(target: &Target<'_>) -> Option<String> {
     let name = vm().or_else(|| target.facts.pod.as_ref().map(|p| p.name.clone()))?;
     let cut = name.get(..LONGEST).unwrap_or(&name).trim_end_matches(['-', '.']).to_owned();
     (!cut.is_empty()).then_some(cut)
+}
+
+/// Nobody else could tell: there is no agent.
+fn unkept(target: &Target<'_>, lease: &Lease, seconds: Option<u32>) {
+    let Some(end) = seconds.and_then(|s| Timestamp::from_second(i64::try_from(wall_clock()).ok()? + i64::from(s)).ok())
+    else {
+        return;
+    };
+    let end = end.strftime("%Y-%m-%dT%H:%M:%SZ");
+    tracing::warn!(ifname = %target.ifname, address = %lease.address, "lease without keeper until {end}: neither an agent nor `dhcp daemon` runs on this node");
+}
+
+fn another(target: &Target<'_>, asked: Ipv4Addr, lease: &Lease) -> Failure {
+    let (server, address, ifname) = (lease.server, lease.address, target.ifname);
+    let msg =
+        format!("network {}: DHCP server {server} gives {address}, and {ifname} asks for {asked}", target.network);
+    Failure::new(Code::IpamTaken, msg).remedy("reserve it for this client on the server, or ask for none")
 }
 
 fn no_lease(target: &Target<'_>, why: &str) -> Failure {

@@ -33,6 +33,8 @@ const REST: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
     Discover,
+    /// The same; this address is asked for (option 50), and another one taken too.
+    Prefer(Ipv4Addr),
     /// A lease of which nobody knows whether it still holds (INIT-REBOOT).
     Reboot(Ipv4Addr),
     /// A lease that runs: its server is asked.
@@ -136,7 +138,7 @@ impl Machine {
             actions: VecDeque::new(),
         };
         match &machine.start {
-            Start::Discover => machine.discover(now),
+            Start::Discover | Start::Prefer(_) => machine.discover(now),
             Start::Reboot(address) => machine.request(now, Target { address: *address, server: None }),
             Start::Renew(l) => machine.request(now, Target { address: l.address, server: Some(l.server) }),
             Start::Rebind(l) => machine.request(now, Target { address: l.address, server: None }),
@@ -241,7 +243,15 @@ impl Machine {
 
     /// Whether servers are still chosen among, not asked about a lease that we have.
     fn selects(&self) -> bool {
-        self.start == Start::Discover
+        matches!(self.start, Start::Discover | Start::Prefer(_))
+    }
+
+    /// One that another host has is not asked for again.
+    fn preferred(&self) -> Option<Ipv4Addr> {
+        match self.start {
+            Start::Prefer(address) if !self.declined.contains(&address) => Some(address),
+            _ => None,
+        }
     }
 
     fn limit(&self) -> u32 {
@@ -273,7 +283,7 @@ impl Machine {
     fn send(&mut self, now: Duration) {
         let none = Ipv4Addr::UNSPECIFIED;
         let (kind, requested, server) = match self.state {
-            State::Discovering => (MessageType::Discover, None, None),
+            State::Discovering => (MessageType::Discover, self.preferred(), None),
             State::Requesting(Target { address, server }) => (MessageType::Request, Some(address), server),
             State::Probing(_) | State::Resting | State::Over => return,
         };
@@ -283,7 +293,7 @@ impl Machine {
         match &self.start {
             Start::Renew(l) if !self.id.broadcast => self.ask(&running(l), l.address, l.server),
             Start::Rebind(l) if !self.id.broadcast => self.ask(&running(l), l.address, Ipv4Addr::BROADCAST),
-            Start::Discover => self.ask(&plain, none, Ipv4Addr::BROADCAST),
+            Start::Discover | Start::Prefer(_) => self.ask(&plain, none, Ipv4Addr::BROADCAST),
             // In the form of a reboot, which names no server.
             _ => self.ask(&Question { server: None, ..plain }, none, Ipv4Addr::BROADCAST),
         }
@@ -331,7 +341,7 @@ impl Machine {
             return self.ignore(format!("server {server} gave {} for a time that is over", lease.address));
         }
         match &self.start {
-            Start::Discover | Start::Reboot(_) => {
+            Start::Discover | Start::Prefer(_) | Start::Reboot(_) => {
                 self.actions.push_back(Action::Probe(lease.address));
                 self.state = State::Probing(lease);
                 self.due = None;

@@ -13,7 +13,7 @@ use crate::cni::{Args, Route, json, parse_address, parse_prefix};
 use crate::ipam::{check_families, invalid, sections, strict};
 use crate::types::{Failure, NetworkName, Outcome};
 
-const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {

@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, DirEntryExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, DirEntryExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -109,7 +109,7 @@ impl Disk {
                 tracing::warn!(code = failure.code.id(), "the address store is not tidied up: {failure}");
             }
         };
-        told(self.expire());
+        told(self.expire().map(drop));
         self.look()?;
         told(self.prune());
         Ok(())
@@ -143,13 +143,16 @@ impl Disk {
         self.files.push(Entry { name, address, inode });
     }
 
-    fn expire(&mut self) -> Outcome<()> {
+    /// Releases what this machine gave away in an earlier boot. Returns how many entries of the list are done with.
+    pub fn expire(&mut self) -> Outcome<usize> {
+        let before = self.list.items.len();
         self.give_up(|disk, item| {
             if item.origin != Origin::EarlierBoot {
                 return Ok(false);
             }
             disk.release_held(item).map(|_| true)
-        })
+        })?;
+        Ok(before - self.list.items.len())
     }
 
     fn prune(&mut self) -> Outcome<()> {
@@ -273,6 +276,8 @@ impl Disk {
         match write_new(entry, content) {
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 make_dir(&self.list.dir)?;
+                // Without it the list still serves every call that has the configuration.
+                let _ = symlink(&self.dir, self.list.dir.join(list::STORE));
                 write_new(entry, content)
             }
             // Left by a call that was killed: its inode is in nobody's use, or `tidy` had kept the address as taken.

@@ -5,7 +5,8 @@
 //! Such an entry is a hard link to the store's own file wherever that is possible. So without opening anything, the
 //! same inode number in both directories says: this one is ours, unchanged, and whose it is. And as names and links
 //! are what a file system keeps in order, a power cut leaves no address in the store that is not on the list. Where a
-//! link is not possible (another file system) the entry is a copy, and its name ends in `_copy`.
+//! link is not possible (another file system) the entry is a copy, and its name ends in `_copy`. The symbolic link `store`
+//! beside them leads to the store.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -18,6 +19,9 @@ use sha2::{Digest, Sha256};
 use crate::failpoint;
 use crate::store::{Dirs, failed, remove_file};
 use crate::types::{Code, NetworkName, Outcome};
+
+/// Name of the link to the store; no address is called so.
+pub const STORE: &str = "store";
 
 /// Whose an address is and when it was given away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,9 +52,7 @@ pub struct List {
 impl List {
     /// `store`: the directory of the address files, free of symbolic links. No list is an empty list.
     pub fn read(dirs: &Dirs, network: &NetworkName, store: &Path) -> Outcome<Self> {
-        let network = network.as_str();
-        let hash = hash(store.as_os_str().as_encoded_bytes(), 6);
-        let dir = dirs.state.join("host-local").join(format!("{}-{hash}", &network[..network.len().min(100)]));
+        let dir = folder(dirs).join(directory_name(network.as_str(), store));
         let (machine, boot) = (hash_of(&dirs.machine_id(), 4), hash_of(&dirs.boot_id()?, 8));
         let mut list = Self { dir, machine, boot, items: Vec::new() };
         list.fill().map_err(|e| failed(Code::IpamStore, "list", &list.dir, &e))?;
@@ -91,6 +93,11 @@ impl List {
         })
     }
 
+    /// How many are of an earlier boot.
+    pub fn outlived(&self) -> usize {
+        self.items.iter().filter(|item| item.origin == Origin::EarlierBoot).count()
+    }
+
     /// Where the entry of an address that is given away now would be.
     pub fn path_for(&self, address: IpAddr, content: &str) -> PathBuf {
         self.dir.join(format!("{address}_{}_{}_{}", self.machine, self.boot, owner(content)))
@@ -116,6 +123,16 @@ impl List {
         });
         result
     }
+}
+
+/// Where all lists are.
+pub fn folder(dirs: &Dirs) -> PathBuf {
+    dirs.state.join("host-local")
+}
+
+pub fn directory_name(network: &str, store: &Path) -> String {
+    let hash = hash(store.as_os_str().as_encoded_bytes(), 6);
+    format!("{}-{hash}", &network[..network.len().min(100)])
 }
 
 impl Item {

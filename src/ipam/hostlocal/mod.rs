@@ -2,8 +2,9 @@
 //!
 //! The store is the reference plugin's to the letter, and may be shared with it. Beside it we remember what we gave
 //! away in which boot: addresses of an earlier boot, whose pods are all gone, are released by the first ADD, DEL or GC
-//! of a new one. What others gave away is never touched.
+//! of a new one, and by the agent. What others gave away is never touched.
 
+mod boot;
 mod config;
 mod disk;
 mod list;
@@ -20,6 +21,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::boot::Outlived;
 use self::config::Config;
 use self::disk::Disk;
 use self::range::RangeSet;
@@ -62,7 +64,7 @@ impl HostLocal {
         disk.tidy_and_look()?;
         let mut call = Call { disk, who, wanted: self.0.requested.clone(), given: Vec::new() };
         match call.take(&self.0.sets) {
-            Ok(()) => Ok(Lease { ips: call.given, routes: self.0.routes.clone(), dns, valid: None }),
+            Ok(()) => Ok(Lease { ips: call.given, routes: self.0.routes.clone(), dns, valid: None, mtu: None }),
             Err(failure) => Err(call.undo(failure)),
         }
     }

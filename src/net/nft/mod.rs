@@ -10,9 +10,11 @@
 //! masquerade  spoof      what is in which table
 //!   iptables  legacy     the reference's other backend: removed, never written
 //! ruleset                read a chain, change it in one transaction
+//! events                 somebody has changed something
 //! rule  wire             bytes
 //! ```
 
+mod events;
 mod iptables;
 mod legacy;
 mod masquerade;
@@ -23,8 +25,9 @@ mod spoof;
 mod tests;
 mod wire;
 
+pub use events::RulesetEvents;
 pub use masquerade::{Masquerade, add_masquerade, has_masquerade, remove_masquerade};
-pub use spoof::{SpoofGuard, add_spoof_guard, has_spoof_guard, remove_spoof_guard};
+pub use spoof::{SpoofGuard, add_spoof_guard, guarded, has_spoof_guard, remove_spoof_guard};
 
 use nix::errno::Errno;
 

@@ -114,7 +114,20 @@ pub fn remove_spoof_guard(container: &str, ifname: &str) -> NetResult<()> {
 
 /// Whether the guard is there, whole, on that port and for that MAC.
 pub fn has_spoof_guard(g: &SpoofGuard) -> NetResult<bool> {
-    let Some(mut ruleset) = Ruleset::open()? else { return Ok(false) };
+    Ok(guarded(std::slice::from_ref(g))?.first() == Some(&true))
+}
+
+/// The same of many, with one look at the chain that they share.
+pub fn guarded(all: &[SpoofGuard]) -> NetResult<Vec<bool>> {
+    if all.is_empty() {
+        return Ok(Vec::new());
+    }
+    let Some(mut ruleset) = Ruleset::open()? else { return Ok(vec![false; all.len()]) };
+    let senders = ruleset.rules(TABLE, PREROUTING)?;
+    all.iter().map(|g| is_guarded(&mut ruleset, &senders, g)).collect()
+}
+
+fn is_guarded(ruleset: &mut Ruleset, senders: &[Rule], g: &SpoofGuard) -> NetResult<bool> {
     let names = Names::new(g.container, g.ifname);
     let mut has = |chain: &str, wanted: &dyn Fn(&Rule) -> bool| -> NetResult<bool> {
         Ok(ruleset.rules(TABLE, chain)?.iter().any(wanted))
@@ -123,7 +136,7 @@ pub fn has_spoof_guard(g: &SpoofGuard) -> NetResult<bool> {
         Some(mac) => r.has(&from_mac(mac)),
         None => r.exprs.contains(&Expr::Verdict(Verdict::Return)),
     };
-    Ok(has(PREROUTING, &|r| r.jumps_to(&names.port_chain) && r.has(&port_is(g.host_link)))?
+    Ok(senders.iter().any(|r| r.jumps_to(&names.port_chain) && r.has(&port_is(g.host_link)))
         && has(&names.port_chain, &|r| r.jumps_to(&names.mac_chain))?
         && has(&names.mac_chain, &passes)?
         && has(&names.mac_chain, &|r| r.exprs.last() == Some(&Expr::Verdict(Verdict::Drop)))?)

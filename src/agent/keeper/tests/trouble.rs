@@ -93,6 +93,25 @@ async fn a_keeper_that_comes_late() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_had_no_keeper_for_long_is_told_once() {
+    let node = Node::new(600);
+    let unkept = |n| node.news(n).into_iter().filter(|news| matches!(news, News::Unkept(_))).collect::<Vec<_>>();
+    node.add(1);
+    sleep(Duration::from_secs(40)).await;
+    node.add(2);
+    node.keep_for(15).await;
+    let News::Unkept(time) = unkept(1)[0] else { unreachable!() };
+    assert!((40..50).contains(&time.as_secs()) && unkept(2).is_empty(), "{time:?}");
+    // An agent that is begun again.
+    sleep(Duration::from_secs(15)).await;
+    node.keep_for(15).await;
+    assert_eq!((unkept(1).len(), unkept(2).len()), (1, 0));
+    sleep(Duration::from_secs(100)).await;
+    node.keep_for(15).await;
+    assert_eq!((unkept(1).len(), unkept(2).len()), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_record_of_the_future_is_renewed_and_not_believed() {
     let node = Node::new(600);
     let mut record = node.add(1);

@@ -49,6 +49,24 @@ fn bind(m: &mut Machine, n: u8) {
 }
 
 #[test]
+fn an_address_is_preferred_until_it_is_in_use() {
+    let mut m = machine(&pod(1), Start::Prefer(host(15)));
+    let (.., discover) = sent(&mut m);
+    assert_eq!((discover.opts().msg_type(), requested(&discover)), (Some(MessageType::Discover), Some(host(15))));
+    // A server need not heed it.
+    m.receive(ms(1), SERVER, &offer(&discover, 15));
+    let (.., request) = sent(&mut m);
+    m.receive(ms(2), SERVER, &ack(&request, 15));
+    assert_eq!(m.next(), Some(Action::Probe(host(15))));
+    m.probed(ms(3), true);
+    let (.., decline) = sent(&mut m);
+    assert_eq!(decline.opts().msg_type(), Some(MessageType::Decline));
+    m.tick(m.deadline().unwrap());
+    let (.., again) = sent(&mut m);
+    assert_eq!((again.opts().msg_type(), requested(&again)), (Some(MessageType::Discover), None));
+}
+
+#[test]
 fn the_way_to_a_lease() {
     let mut m = machine(&pod(1), Start::Discover);
     let (from, to, discover) = sent(&mut m);

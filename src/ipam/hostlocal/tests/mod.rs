@@ -82,6 +82,7 @@ impl Lab {
         let Ok(lists) = fs::read_dir(self.dirs.state.join("host-local")) else { return Vec::new() };
         let entries = lists.flat_map(|l| fs::read_dir(l.unwrap().path()).unwrap());
         let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| name != crate::ipam::hostlocal::list::STORE);
         names.sort();
         names
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::{Duration, SystemTime};
 
 use super::{Lab, V4, V6, add, who};
+use crate::ipam::Outlived;
 use crate::types::Code;
 
 fn rebooted(lab: Lab) -> Lab {
@@ -27,6 +28,38 @@ fn the_first_add_of_a_boot_releases_ours_and_nothing_else() {
     // The same id again, in the new boot.
     add(&local, &lab, "c1").unwrap();
     assert_eq!(add(&local, &lab, "c1"), Err(Code::IpamDuplicate));
+}
+
+#[test]
+fn without_a_call_they_are_found_and_released_too() {
+    let lab = Lab::new();
+    let local = lab.sets(&[V4, V6]);
+    add(&local, &lab, "c1").unwrap();
+    lab.put("10.1.2.40", "c9\r\neth0");
+    assert_eq!(Outlived::find(&lab.dirs).unwrap(), [], "of this boot");
+    let lab = rebooted(lab);
+    add(&lab.sets(&["10.9.0.0/24"]), &lab, "c2").unwrap();
+    let lab = Lab { dirs: lab.dirs.clone().with_boot("boot-3"), ..lab };
+    let found = Outlived::find(&lab.dirs).unwrap();
+    assert_eq!(found.iter().map(|o| o.addresses).collect::<Vec<_>>(), [1], "the second ADD had released the first's");
+    assert_eq!(found[0].location.directory(), fs::canonicalize(lab.store()).unwrap());
+    assert_eq!(found[0].release(&lab.dirs).unwrap(), 1);
+    assert_eq!(lab.addresses(), ["10.1.2.40"]);
+    assert_eq!(Outlived::find(&lab.dirs).unwrap(), []);
+    let other = Lab { dirs: lab.dirs.clone().with_machine("machine-2"), ..lab };
+    assert_eq!(Outlived::find(&other.dirs).unwrap(), []);
+}
+
+#[test]
+fn a_store_that_cannot_be_found_is_left() {
+    let lab = Lab::new();
+    add(&lab.sets(&[V4]), &lab, "c1").unwrap();
+    let lists = fs::read_dir(lab.dirs.state.join("host-local")).unwrap();
+    let link = lists.map(|l| l.unwrap().path().join("store")).next().unwrap();
+    let lab = rebooted(lab);
+    assert_eq!(Outlived::find(&lab.dirs).unwrap().len(), 1);
+    fs::remove_file(link).unwrap();
+    assert_eq!(Outlived::find(&lab.dirs).unwrap(), [], "an older version's list, not of the default store");
 }
 
 #[test]

@@ -1,0 +1,120 @@
+//! Which address is asked for: that of the boot before, or one that the pod names; and what else of a lease is heeded.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{address, conf, plain, records};
+use crate::harness::{Call, Dnsmasq, Lab, Netns, Seen, Sniffer};
+use crate::machine::{LINK, POD};
+
+const RANGE: &str = "198.51.100.10,198.51.100.20";
+const DISCOVER: u8 = 1;
+const REQUEST: u8 = 3;
+
+fn machine<'l>(lab: &'l Lab, pod: &Netns, id: &str) -> Call<'l> {
+    lab.trestle(conf()).pod(pod).of_pod("default", POD).ifname(LINK).id(id)
+}
+
+/// Kinds of the DHCP questions among the frames that came in. Option 53 comes right after the magic cookie or later, but no
+/// other option of ours has its three bytes.
+fn questions(frames: &[Seen]) -> Vec<u8> {
+    const COOKIE: [u8; 4] = [99, 130, 83, 99];
+    let kind = |bytes: &[u8]| {
+        let options = bytes.windows(4).position(|w| w == COOKIE)? + 4;
+        let at = bytes[options..].windows(2).position(|w| w == [53, 1])?;
+        bytes.get(options + at + 2).copied()
+    };
+    let asked = |f: &&Seen| !f.outgoing && f.bytes.get(34..38) == Some(&[0, 68, 0, 67][..]);
+    frames.iter().filter(asked).filter_map(|f| kind(&f.bytes)).collect()
+}
+
+fn reboot(lab: &Lab) {
+    lab.reboot();
+    std::fs::remove_dir_all(lab.run_dir()).unwrap();
+}
+
+#[test]
+fn a_machine_asks_for_the_lease_of_the_boot_before() {
+    let (lab, lan) = Lab::with_lan();
+    let server = Dnsmasq::start(&lab, &lan, RANGE, &[]);
+    let mut before = lab.pod();
+    machine(&lab, &before, "before").add();
+    before.remove();
+    reboot(&lab);
+    let pod = lab.pod();
+    let sniffer = Sniffer::new(&lan);
+    let mut call = machine(&lab, &pod, "after");
+    call.add();
+    let asked = questions(&sniffer.listen(Duration::from_millis(300)));
+    assert!(asked[0] == REQUEST && !asked.contains(&DISCOVER), "{asked:?}");
+    assert_eq!(address(&pod, LINK).unwrap().0, "198.51.100.10/24");
+    let kept = records(&lab);
+    assert!(kept.len() == 1 && kept[0]["container"] == "after", "{kept:?}");
+    call.del();
+    drop(server);
+    // A plain pod is another client each time.
+    let _server = Dnsmasq::start(&lab, &lan, RANGE, &[]);
+    let (mut one, two) = (lab.pod(), lab.pod());
+    plain(&lab, &one).id("one").add();
+    one.remove();
+    reboot(&lab);
+    sniffer.listen(Duration::from_millis(100));
+    plain(&lab, &two).id("two").add();
+    assert_eq!(questions(&sniffer.listen(Duration::from_millis(300)))[0], DISCOVER);
+}
+
+#[test]
+fn a_server_that_knows_nothing_of_it_gives_another() {
+    let (lab, lan) = Lab::with_lan();
+    let server = Dnsmasq::start(&lab, &lan, RANGE, &[]);
+    let mut before = lab.pod();
+    machine(&lab, &before, "before").add();
+    before.remove();
+    reboot(&lab);
+    drop(server);
+    // An authoritative one refuses an address of no range of its own.
+    let server = Dnsmasq::start(&lab, &lan, "198.51.100.30,198.51.100.40", &[]);
+    let pod = lab.pod();
+    machine(&lab, &pod, "after").add();
+    assert_eq!(address(&pod, LINK).unwrap().0, "198.51.100.30/24");
+    assert_eq!((records(&lab).len(), server.given()), (1, 1));
+}
+
+#[test]
+fn an_address_that_is_asked_for_or_none() {
+    let (lab, lan) = Lab::with_lan();
+    let server = Dnsmasq::start(&lab, &lan, RANGE, &[]);
+    let (one, two) = (lab.pod(), lab.pod());
+    let asking = |pod: &Netns, id: &str, ip: &str| plain(&lab, pod).id(id).with("runtimeConfig", json!({"ips": [ip]}));
+    let mut first = asking(&one, "one", "198.51.100.15/24");
+    assert_eq!(first.add()["ips"][0]["address"], "198.51.100.15/24");
+    assert_eq!(address(&one, "net1").unwrap().0, "198.51.100.15/24");
+    // It is the first one's.
+    let e = asking(&two, "two", "198.51.100.15").fails("ADD");
+    e.is(100, "TR0503", &["198.51.100.1", "198.51.100.15", "net1"]);
+    assert_eq!((records(&lab).len(), server.given()), (1, 1), "what came instead was given back");
+    let e = asking(&two, "two", "2001:db8::1/64").fails("ADD");
+    e.is(7, "TR0501", &["2001:db8::1/64"]);
+    first.del();
+}
+
+#[test]
+fn a_smaller_mtu_of_the_server_holds_for_the_pod() {
+    let (lab, lan) = Lab::with_lan();
+    let server = Dnsmasq::start(&lab, &lan, RANGE, &["--dhcp-option=26,1300"]);
+    let (pod, machine_pod, other) = (lab.pod(), lab.pod(), lab.pod());
+    let mut call = plain(&lab, &pod);
+    let result = call.add();
+    assert_eq!(pod.link("net1").mtu, 1300);
+    assert_eq!(lab.node.link("br-lan").mtu, 1500, "the bridge's never moves");
+    let inside = crate::attachment::in_sandbox(&result);
+    assert!(inside["mtu"].is_null() || inside["mtu"] == 1300, "{inside}");
+    call.check();
+    machine(&lab, &machine_pod, "machine").add();
+    assert_eq!(machine_pod.link(LINK).mtu, 1500, "a guest hears it by its own DHCP");
+    drop(server);
+    let _server = Dnsmasq::start(&lab, &lan, RANGE, &["--dhcp-option=26,9000"]);
+    plain(&lab, &other).id("other").add();
+    assert_eq!(other.link("net1").mtu, 1500, "never larger");
+}
