@@ -1,5 +1,6 @@
 //! Addresses from a DHCP server, on the LAN that `br-lan` leads to: dnsmasq and Kea, one list of cases for both.
 
+mod again;
 mod faster;
 mod kept;
 mod lease;
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Call, Lab, Netns};
 
-pub use server::{Client, Lends, Program, Server};
+pub use server::{Client, Entry, Lends, Program, Server};
 
 /// Where the server is, unless it is told otherwise.
 const SERVER: &str = "198.51.100.1";
