@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{Node, client_id, setting, within};
+use super::{Node, client_id, clock, setting, within};
 use crate::dhcp::{Entry, address, records};
 use crate::harness::{Call, Netns};
 
@@ -50,10 +50,6 @@ struct Gone {
     at: u64,
 }
 
-fn clock() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
-}
-
 /// Pods one after the other, until it is said to stop. Each fourth goes without a DEL, as when a runtime is killed; the DEL
 /// comes at the end.
 fn come_and_go(node: &Node, place: usize, stop: &AtomicBool, serial: &AtomicUsize) -> Vec<Gone> {
@@ -65,7 +61,7 @@ fn come_and_go(node: &Node, place: usize, stop: &AtomicBool, serial: &AtomicUsiz
         let mut call = node.call(&pod, nth);
         call.add();
         thread::sleep(chance.millis(50, 9000));
-        if nth % 4 == 0 {
+        if nth.is_multiple_of(4) {
             pod.remove();
             late.push(call);
         } else {
@@ -132,7 +128,7 @@ fn at_random_moments() {
     }
     assert_eq!(records(&node.lab).len(), STEADY);
     node.none_was_lost();
-    println!("{kills} kills, {} pods came and went, {} words of the server", gone.len(), journal.len());
+    eprintln!("{kills} kills, {} pods came and went, {} words of the server", gone.len(), journal.len());
     calls.iter().for_each(Call::del);
     assert!(records(&node.lab).is_empty());
 }

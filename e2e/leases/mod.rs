@@ -13,7 +13,7 @@ use std::fs::File;
 use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -72,16 +72,35 @@ impl Node {
         self.lab.trestle(conf).pod(pod).of_pod("default", &format!("web-{nth}")).ifname("net1")
     }
 
+    /// `dhcp daemon`.
     fn keeper(&self) -> Keeper {
         self.keeper_by(&[])
     }
 
-    /// Started by another program.
+    /// The same, started by another program.
     fn keeper_by(&self, by: &[&str]) -> Keeper {
-        let program = Kind::Trestle.dir().join("dhcp");
-        let mut words = by.iter().map(Into::into).chain([program.into_os_string()]);
-        let mut command = Command::new(words.next().unwrap());
-        command.args(words).args(["daemon", "-socketpath", &self.lab.file("dhcp.sock")]);
+        let program = Kind::Trestle.dir().join("dhcp").display().to_string();
+        let socket = self.lab.file("dhcp.sock");
+        self.start([by, &[&program, "daemon", "-socketpath", &socket]].concat())
+    }
+
+    /// The agent, without an API server: it keeps leases all the same.
+    fn agent(&self) -> Keeper {
+        let kubeconfig = self.lab.file("kubeconfig");
+        let named = |kind: &str, inner: Value| json!([{"name": "none", kind: inner}]);
+        let text = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "none", "users": named("user", json!({})),
+            "clusters": named("cluster", json!({"server": "http://127.0.0.1:1"})),
+            "contexts": named("context", json!({"cluster": "none", "user": "none"})),
+        });
+        std::fs::write(&kubeconfig, text.to_string()).unwrap();
+        let program = Kind::Trestle.dir().join("trestle").display().to_string();
+        self.start(vec![&program, "agent", "--node", "node", "--no-metrics", "--kubeconfig", &kubeconfig])
+    }
+
+    fn start(&self, words: Vec<&str>) -> Keeper {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
         command.env("TRESTLE_RUN_DIR", self.lab.run_dir()).env("TRESTLE_STATE_DIR", self.lab.state_dir());
         let log = File::options().create(true).append(true).open(self.lab.file("keeper.log")).unwrap();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
@@ -97,7 +116,7 @@ impl Node {
     }
 }
 
-/// `dhcp daemon`; killed with the value, as by the OOM killer.
+/// Killed with the value, as by the OOM killer.
 struct Keeper(Child);
 
 impl Keeper {
@@ -132,6 +151,11 @@ fn all(calls: &[Call], verb: &str) -> Vec<Value> {
 fn client_id(pod: &Netns) -> String {
     let id = format!("\0{CONTAINER}{}/lan/net1", pod.name());
     id.bytes().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":")
+}
+
+/// Seconds, as the server counts them.
+fn clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 /// For what takes a lease's time; generous, as others may use the machine.
