@@ -21,6 +21,7 @@ mod dropin;
 mod harness;
 mod keeper;
 mod lab;
+mod leases;
 mod machine;
 mod races;
 mod upkeep;

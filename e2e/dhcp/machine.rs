@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use super::{Server, address, conf, exchange, records};
+use super::server::both_servers;
+use super::{Client, Lends, Program, Server, address, conf, exchange, records};
 use crate::harness::{Call, Lab, Netns, Sniffer};
 use crate::machine::{LINK, POD};
 
@@ -10,45 +11,61 @@ fn wire<'l>(lab: &'l Lab, pod: &Netns, name: &str) -> Call<'l> {
     lab.trestle(conf()).pod(pod).of_pod("default", name).ifname(LINK)
 }
 
-/// As in a migration: the first pod lives while the second one asks.
-#[test]
-fn each_pod_of_a_machine_gets_the_same_address() {
-    let (lab, lan) = Lab::with_lan();
-    let server = Server::start(&lab, &lan, &[]);
-    let pods = [lab.pod(), lab.pod(), lab.pod()];
-    let names = [POD, "virt-launcher-other-fghij", "virt-launcher-testvm-fghij"];
-    let got = [0, 1, 2].map(|i| {
-        let result = wire(&lab, &pods[i], names[i]).add();
-        let (net, _) = address(&pods[i], LINK).unwrap();
-        assert_eq!(result["ips"][0]["address"], net.as_str());
-        net
-    });
-    assert_eq!(got, ["198.51.100.10/24", "198.51.100.11/24", "198.51.100.10/24"]);
-    let leased = server.leased();
-    let testvm = leased.iter().find(|l| l.name == "testvm").unwrap();
-    assert!(leased.len() == 2 && testvm.client_id.starts_with("ff:"), "{leased:?}");
-}
-
-#[test]
-fn no_frame_has_the_guests_mac() {
-    let (lab, lan) = Lab::with_lan();
-    let _server = Server::start(&lab, &lan, &[]);
-    let pod = lab.pod();
-    let sniffer = Sniffer::new(&lan);
-    let mut call = wire(&lab, &pod, POD);
-    call.add();
-    let guest = pod.link(LINK).mac;
-    let mut job = records(&lab)[0]["job"].clone();
-    for kind in ["Renew", "Rebind"] {
-        job["step"] = json!({kind: records(&lab)[0]["job"]["step"]["Renew"]});
-        let answer = exchange(&lab, &job);
-        assert_eq!(answer["Bound"]["address"], "198.51.100.10", "{kind}: {answer}");
+both_servers! {
+    /// As in a migration: the first pod lives while the second one asks.
+    fn each_pod_of_a_machine_gets_the_same_address(program: Program) {
+        let (lab, lan) = Lab::with_lan();
+        let server = Server::of(program, &lab, &lan, &Lends::default());
+        let pods = [lab.pod(), lab.pod(), lab.pod()];
+        let names = [POD, "virt-launcher-other-fghij", "virt-launcher-testvm-fghij"];
+        let got = [0, 1, 2].map(|i| {
+            let result = wire(&lab, &pods[i], names[i]).add();
+            let (net, _) = address(&pods[i], LINK).unwrap();
+            assert_eq!(result["ips"][0]["address"], net.as_str());
+            net
+        });
+        assert_eq!(got, ["198.51.100.10/24", "198.51.100.11/24", "198.51.100.10/24"]);
+        let leased = server.leased();
+        let testvm = leased.iter().find(|l| l.name == "testvm").unwrap();
+        assert!(leased.len() == 2 && testvm.client_id.starts_with("ff:"), "{leased:?}");
     }
-    call.del();
-    let frames = sniffer.listen(std::time::Duration::from_millis(500));
-    let incoming: Vec<String> = frames.iter().filter(|f| !f.outgoing).map(|f| f.source()).collect();
-    assert!(incoming.iter().any(|mac| mac.starts_with("fe:")), "the questions came: {incoming:?}");
-    assert!(!incoming.contains(&guest), "{guest} was seen on the LAN");
+
+    fn no_frame_has_the_guests_mac(program: Program) {
+        let (lab, lan) = Lab::with_lan();
+        let _server = Server::of(program, &lab, &lan, &Lends::default());
+        let pod = lab.pod();
+        let sniffer = Sniffer::new(&lan);
+        let mut call = wire(&lab, &pod, POD);
+        call.add();
+        let guest = pod.link(LINK).mac;
+        let mut job = records(&lab)[0]["job"].clone();
+        for kind in ["Renew", "Rebind"] {
+            job["step"] = json!({kind: records(&lab)[0]["job"]["step"]["Renew"]});
+            let answer = exchange(&lab, &job);
+            assert_eq!(answer["Bound"]["address"], "198.51.100.10", "{kind}: {answer}");
+        }
+        call.del();
+        let frames = sniffer.listen(std::time::Duration::from_millis(500));
+        let incoming: Vec<String> = frames.iter().filter(|f| !f.outgoing).map(|f| f.source()).collect();
+        assert!(incoming.iter().any(|mac| mac.starts_with("fe:")), "the questions came: {incoming:?}");
+        assert!(!incoming.contains(&guest), "{guest} was seen on the LAN");
+    }
+
+    fn an_address_is_reserved_by_client_id(program: Program) {
+        let (lab, lan) = Lab::with_lan();
+        let pods = [lab.pod(), lab.pod()];
+        let server = Server::of(program, &lab, &lan, &Lends::default());
+        let mut first = wire(&lab, &pods[0], POD);
+        first.add();
+        let id = server.leased()[0].client_id.clone();
+        first.del();
+        drop(server);
+        let reserving = Lends::default().reserve(Client::Id(id.clone()), "198.51.100.19");
+        let server = Server::of(program, &lab, &lan, &reserving);
+        let result = wire(&lab, &pods[1], "virt-launcher-testvm-zzzzz").add();
+        assert_eq!(result["ips"][0]["address"], "198.51.100.19/24");
+        assert_eq!(server.leased()[0].client_id, id);
+    }
 }
 
 #[test]

@@ -1,79 +1,25 @@
-//! Addresses from a DHCP server: dnsmasq, on the LAN that `br-lan` leads to.
+//! Addresses from a DHCP server, on the LAN that `br-lan` leads to: dnsmasq and Kea, one list of cases for both.
 
 mod bound;
+mod again;
 mod faster;
 mod hint;
 mod kept;
 mod lease;
 mod machine;
+mod server;
 mod trouble;
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Call, Lab, Netns, eventually};
+use crate::harness::{Call, Lab, Netns};
 
-/// The server's address; it gives away .10 to .20 of 198.51.100.0/24.
+pub use server::{Client, Entry, Lends, Program, Server};
+
+/// Where the server is, unless it is told otherwise.
 const SERVER: &str = "198.51.100.1";
-
-/// dnsmasq in a namespace of the LAN; it ends with the value.
-struct Server {
-    child: Child,
-    leases: PathBuf,
-}
-
-/// A lease as the server has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Leased {
-    mac: String,
-    address: String,
-    name: String,
-    client_id: String,
-}
-
-impl Server {
-    fn start(lab: &Lab, lan: &Netns, options: &[&str]) -> Self {
-        Self::again(lab, lan, "198.51.100.10,198.51.100.20,1h", options)
-    }
-
-    /// With another range; what it gave away before is forgotten.
-    fn again(lab: &Lab, lan: &Netns, range: &str, options: &[&str]) -> Self {
-        lan.try_run(&format!("ip addr add {SERVER}/24 dev lan0"));
-        let (leases, pid) = (PathBuf::from(lab.file("leases")), PathBuf::from(lab.file("dnsmasq.pid")));
-        for file in [&leases, &pid] {
-            let _ = std::fs::remove_file(file);
-        }
-        let mut command = Command::new("dnsmasq");
-        // Without its own ping it answers at once; sequential addresses, so that tests know which one comes.
-        command.args(["-k", "-C", "/dev/null", "-p0", "-i", "lan0", "--bind-interfaces", "--no-ping", "--no-hosts"]);
-        command.args(["--dhcp-authoritative", "--dhcp-sequential-ip", "--user=root", "--log-facility=/dev/null"]);
-        command.arg(format!("--dhcp-range={range}")).arg(format!("--dhcp-leasefile={}", leases.display()));
-        command.arg(format!("--pid-file={}", pid.display())).args(options);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = lan.inside(move || command.spawn().expect("dnsmasq (run e2e/setup)"));
-        eventually("dnsmasq is ready", || std::fs::read_to_string(&pid).is_ok_and(|text| !text.is_empty()));
-        Self { child, leases }
-    }
-
-    fn leased(&self) -> Vec<Leased> {
-        let text = std::fs::read_to_string(&self.leases).unwrap_or_default();
-        let lease = |line: &str| {
-            let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-            let [_, mac, address, name, client_id] = <[String; 5]>::try_from(words).ok()?;
-            Some(Leased { mac, address, name, client_id })
-        };
-        text.lines().filter_map(lease).collect()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// A wire on `br-lan` with its address from a server.
 fn conf() -> Value {
@@ -85,13 +31,13 @@ fn plain<'l>(lab: &'l Lab, pod: &Netns) -> Call<'l> {
 }
 
 /// The records of leases on disk.
-fn records(lab: &Lab) -> Vec<Value> {
+pub fn records(lab: &Lab) -> Vec<Value> {
     let files = std::fs::read_dir(lab.state_dir().join("leases")).into_iter().flatten().flatten();
     files.map(|f| serde_json::from_slice(&std::fs::read(f.path()).unwrap()).unwrap()).collect()
 }
 
 /// The address of a link with the seconds that it is valid for; None: it has none.
-fn address(pod: &Netns, link: &str) -> Option<(String, u64)> {
+pub fn address(pod: &Netns, link: &str) -> Option<(String, u64)> {
     let links = pod.json(&format!("ip -j -4 addr show dev {link}"));
     let info = &links[0]["addr_info"][0];
     let net = format!("{}/{}", info["local"].as_str()?, info["prefixlen"].as_u64()?);

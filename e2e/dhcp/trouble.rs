@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{Server, plain, records};
+use super::server::both_servers;
+use super::{Lends, Program, Server, plain, records};
 use crate::harness::{Lab, eventually};
 
 #[test]
@@ -18,15 +19,16 @@ fn no_server_is_told_in_time_and_nothing_is_left() {
     assert!(records(&lab).is_empty() && lab.journal().is_empty() && pod.find("net1").is_none());
 }
 
-#[test]
-fn an_address_that_somebody_has_is_declined() {
-    let (lab, lan) = Lab::with_lan();
-    let _server = Server::start(&lab, &lan, &[]);
-    lab.node.run("ip addr add 198.51.100.10/24 dev br-lan");
-    let pod = lab.pod();
-    let result = plain(&lab, &pod).add();
-    assert_eq!(result["ips"][0]["address"], "198.51.100.11/24");
-    drop(lan);
+both_servers! {
+    fn an_address_that_somebody_has_is_declined(program: Program) {
+        let (lab, lan) = Lab::with_lan();
+        let _server = Server::of(program, &lab, &lan, &Lends::default());
+        lab.node.run("ip addr add 198.51.100.10/24 dev br-lan");
+        let pod = lab.pod();
+        let result = plain(&lab, &pod).add();
+        assert_eq!(result["ips"][0]["address"], "198.51.100.11/24");
+        drop(lan);
+    }
 }
 
 #[test]
@@ -43,15 +45,16 @@ fn a_bad_section_costs_nothing() {
     assert!(lab.journal().is_empty());
 }
 
-#[test]
-fn a_record_that_cannot_be_written_fails_the_add() {
-    let (lab, lan) = Lab::with_lan();
-    let server = Server::start(&lab, &lan, &[]);
-    let pod = lab.pod();
-    // A file where the directory should be.
-    std::fs::create_dir_all(lab.state_dir()).unwrap();
-    std::fs::write(lab.state_dir().join("leases"), "").unwrap();
-    plain(&lab, &pod).fails("ADD");
-    eventually("the server has its address back", || server.leased().is_empty());
-    assert!(pod.find("net1").is_none());
+both_servers! {
+    fn a_record_that_cannot_be_written_fails_the_add(program: Program) {
+        let (lab, lan) = Lab::with_lan();
+        let server = Server::of(program, &lab, &lan, &Lends::default());
+        let pod = lab.pod();
+        // A file where the directory should be.
+        std::fs::create_dir_all(lab.state_dir()).unwrap();
+        std::fs::write(lab.state_dir().join("leases"), "").unwrap();
+        plain(&lab, &pod).fails("ADD");
+        eventually("the server has its address back", || server.leased().is_empty());
+        assert!(pod.find("net1").is_none());
+    }
 }

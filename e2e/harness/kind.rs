@@ -22,6 +22,12 @@ impl Kind {
     }
 }
 
+/// The program under test; another build of it where TRESTLE_BIN says so.
+fn program() -> PathBuf {
+    let program = std::env::var_os("TRESTLE_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_trestle").into());
+    std::fs::canonicalize(&program).unwrap_or_else(|e| panic!("{}: {e}", program.display()))
+}
+
 /// Links to the program under test, one for each name under which it may be called.
 fn our_plugins() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
@@ -31,7 +37,7 @@ fn our_plugins() -> &'static Path {
         for name in ["trestle", "bridge", "macvlan", "host-local", "static", "dhcp"] {
             // Made beside and renamed: two runs of the suite may do this at the same time.
             let beside = dir.join(format!(".{name}.{}", std::process::id()));
-            symlink(env!("CARGO_BIN_EXE_trestle"), &beside).unwrap();
+            symlink(program(), &beside).unwrap();
             std::fs::rename(&beside, dir.join(name)).unwrap();
         }
         dir

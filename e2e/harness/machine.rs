@@ -25,7 +25,7 @@ fn prepare() -> Result<(), String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("it makes network namespaces and needs root".into());
     }
-    for tool in ["ip", "tc", "bridge", "nft", "iptables", "dnsmasq"] {
+    for tool in ["ip", "tc", "bridge", "nft", "iptables", "dnsmasq", "kea-dhcp4"] {
         if !search_path().iter().any(|dir| dir.join(tool).is_file()) {
             return Err(format!("{tool} is not in PATH (run e2e/setup)"));
         }

@@ -492,6 +492,51 @@ dropin_takes_over() {
     same "addresses left" "$(find /var/lib/cni -name '10.*')" ""
 }
 
+# --- leases
+
+# The wall clock is set by a day, forth and back; only a machine of one's own can show it. Leases run by the boot clock.
+clock_jumps() {
+    node 1
+    ip -n lan addr add 10.9.0.1/24 dev eth1
+    mkdir -p /var/lib/misc
+    : >/tmp/udhcpd.leases
+    printf '%s\n' "start 10.9.0.10" "end 10.9.0.20" "interface eth1" "lease_file /tmp/udhcpd.leases" \
+        "pidfile /tmp/udhcpd.pid" "option lease 30" "option subnet 255.255.255.0" "min_lease 10" >/tmp/udhcpd.conf
+    ip netns exec lan udhcpd -f /tmp/udhcpd.conf >/tmp/udhcpd.log 2>&1 &
+    server=$!
+    "$plugins/trestle" dhcp daemon -socketpath /tmp/dhcp.sock >/tmp/keeper.log 2>&1 &
+    keeper=$!
+    pod a
+    c=$(conf trestle '"ipam": {"type": "dhcp"}')
+    ok ADD trestle a "$c"
+    for days in 1 -1; do
+        date -s "@$(($(date +%s) + days * 86400))" >/dev/null
+        renewed_within 25 "the clock $days days on"
+    done
+    same "leases lost" "$(grep -c 'asking for another one' /tmp/keeper.log)" 0
+    ok DEL trestle a "$c"
+    kill $keeper $server
+    wait $keeper $server
+    ip -n lan addr del 10.9.0.1/24 dev eth1
+    clean
+}
+
+# renewed_within SECONDS WHEN: the address of a gets more of its time than it has now.
+renewed_within() {
+    left=$(valid_time)
+    n=0
+    while [ $n -lt "$1" ]; do
+        sleep 1
+        now=$(valid_time)
+        [ "${now:-0}" -le "${left:-0}" ] || return 0
+        left=$now
+        n=$((n + 1))
+    done
+    fault "not renewed within $1 s, $2: $(ip -n a -o -4 addr show dev eth0; tail -5 /tmp/keeper.log)"
+}
+
+valid_time() { ip -n a -4 addr show dev eth0 | sed -n 's/.*valid_lft \([0-9]*\)sec.*/\1/p'; }
+
 run "access port" access_port
 run "no vlan: untagged" no_vlan_stays_untagged
 run "trunk" trunk
@@ -515,6 +560,7 @@ run "macvlan on a VLAN link" macvlan_on_vlan_link
 run "a VM's wire and tap" vm_wire
 run "agent puts a port back" agent_puts_a_port_back
 run "agent puts a trunk back" agent_puts_a_trunk_back
+run "leases while the clock jumps" clock_jumps
 # The original takes an element without a VID for nothing.
 run "bad values" refuses_bad trestle TR01 "$BAD|\"vlanTrunk\": [{}]"
 for whose in reference trestle; do
