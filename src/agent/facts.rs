@@ -134,15 +134,28 @@ impl Facts {
         let is = match (trust, known) {
             (Trust::True, Some(nad)) => Is::Network(nad),
             (Trust::True, None) if !named => Is::Error(Trouble::from(&missing(name))),
-            (trust, known) => match (self.fetch_nad(name, trust).await, trust, known) {
-                (Ok(nad), ..) => Is::Network(nad),
-                (Err(e), Trust::Stale(age), Some(nad)) if e.code == Code::ApiUnreachable => {
-                    Is::Stale(nad, age.as_secs())
-                }
-                (Err(failure), ..) => Is::Error(Trouble::from(&failure)),
+            (trust, known) => match self.fetch_nad(name, trust).await {
+                Ok(nad) => Is::Network(nad),
+                Err(failure) => self.once(name, trust, known, &failure).unwrap_or(Is::Error(Trouble::from(&failure))),
             },
         };
         Found { name: name.clone(), is }
+    }
+
+    /// What was true once, while the API server does not answer: as this agent knew it, or, where it has heard of nothing
+    /// since it was begun, as the one before it wrote it down.
+    fn once(&self, name: &Name, trust: Trust, known: Option<Nad>, failure: &Failure) -> Option<Is> {
+        if failure.code != Code::ApiUnreachable {
+            return None;
+        }
+        match trust {
+            Trust::Stale(age) => known.map(|nad| Is::Stale(nad, age.as_secs())),
+            Trust::Nothing => {
+                let copy = Copies::new(&self.ctx.dirs).read(&name.namespace, &name.name)?;
+                Some(Is::Stale(copy.nad, copy.age.as_secs()))
+            }
+            Trust::True => None,
+        }
     }
 
     /// Where no watch runs, the copy is kept from here.

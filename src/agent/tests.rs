@@ -151,6 +151,24 @@ fn while_the_api_server_fails_old_words_serve_and_say_so() {
     });
 }
 
+/// Of the agent before it; a node that was started while the API server is away has nothing else.
+#[test]
+fn an_agent_begun_without_the_api_server_serves_the_copies() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (ctx, cluster) = (context(tmp.path()), Cluster::new(tmp.path()));
+    Copies::new(&ctx.dirs).write(&nad("lan", "7"));
+    cluster.fail(Some(503));
+    with_agent(&ctx, async {
+        eventually("the socket is there", || crate::protocol::socket(&ctx.dirs).exists()).await;
+        let (_, nads, stale) = ask(&ctx, ARGS, &["lan", "other"]).await;
+        assert_eq!(nads[0], Ok(nad("lan", "7")));
+        assert!(stale.len() == 1 && stale[0].contains("network prod/lan"), "{stale:?}");
+        let failure = nads[1].as_ref().unwrap_err();
+        assert!(failure.code == Code::ApiUnreachable && failure.msg.contains("503"), "the agent's reason: {failure}");
+        assert_eq!(ctx.known.nads.trust(), Trust::Nothing);
+    });
+}
+
 fn put_down(ctx: &Context, container: &str, pod: &str, status: &str) {
     let pod = PodRef { namespace: "prod".into(), name: pod.into(), uid: Some("u1".into()) };
     let untold = Untold { version: 1, pod, status: status.into(), stale: Vec::new() };

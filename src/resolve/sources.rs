@@ -90,9 +90,10 @@ impl<'a> Sources<'a> {
 
     /// A NAD. One that is not there is a failure which names it.
     pub async fn nad(&self, namespace: &str, name: &str) -> Outcome<Nad> {
-        if let Some(nad) = self.by_agent(namespace, name).await? {
-            return Ok(nad);
-        }
+        let doubt = match self.by_agent(namespace, name).await? {
+            Ok(nad) => return Ok(nad),
+            Err(doubt) => doubt,
+        };
         if self.vouched()
             && let Some(copy) = self.copies.read(namespace, name)
         {
@@ -101,7 +102,8 @@ impl<'a> Sources<'a> {
         }
         let Some(api) = self.api else {
             let msg = format!("network {namespace}/{name}: no agent, and no API server is configured");
-            return Err(Failure::new(Code::NoSource, msg).remedy("start the agent, or name a kubeconfig"));
+            let nobody = || Failure::new(Code::NoSource, msg).remedy("start the agent, or name a kubeconfig");
+            return Err(doubt.map_or_else(nobody, |failure| failure.at(format_args!("network {namespace}/{name}"))));
         };
         match api.get_nad(namespace, name).await {
             Ok(Some(object)) => {
@@ -131,8 +133,8 @@ impl<'a> Sources<'a> {
         &self.agent
     }
 
-    /// `None`: it is not there, or does not know.
-    async fn by_agent(&self, namespace: &str, name: &str) -> Outcome<Option<Nad>> {
+    /// Inside: why it does not know; no reason where it is not there.
+    async fn by_agent(&self, namespace: &str, name: &str) -> Outcome<Result<Nad, Option<Failure>>> {
         let name = Name { namespace: namespace.into(), name: name.into() };
         let told = self.told.borrow().iter().find(|f| f.name == name).cloned();
         let found = match told {
@@ -140,7 +142,7 @@ impl<'a> Sources<'a> {
             None => self.agent.network(&name).await,
         };
         match found.map(|f| f.is) {
-            Some(Is::Network(nad)) => Ok(Some(nad)),
+            Some(Is::Network(nad)) => Ok(Ok(nad)),
             Some(Is::Stale(nad, age)) => {
                 let age = rounded(Duration::from_secs(age));
                 tracing::warn!(
@@ -150,13 +152,13 @@ impl<'a> Sources<'a> {
                     "the agent's word on the network serves: the API server does not answer"
                 );
                 self.note_stale(&nad, &format!("as the agent knew it {age} ago"));
-                Ok(Some(nad))
+                Ok(Ok(nad))
             }
             Some(Is::Error(trouble)) => {
                 let failure = Failure::from(trouble);
-                if is_certain(failure.code) { Err(failure) } else { Ok(None) }
+                if is_certain(failure.code) { Err(failure) } else { Ok(Err(Some(failure))) }
             }
-            None => Ok(None),
+            None => Ok(Err(None)),
         }
     }
 

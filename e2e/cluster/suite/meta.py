@@ -40,6 +40,7 @@ def configuration(node, multus, **more):
         plugin.update(type="multus", logFile="/var/log/multus.log", logLevel="verbose",
                       delegates=[json.loads(disk(node, "/etc/cni/net.d/10-primary.conflist").read_text())])
     plugin.update(more)
+    conf["plugins"][0] = {key: value for key, value in plugin.items() if value is not None}
     return conf
 
 
@@ -90,7 +91,7 @@ def put_multus(nodes, path):
 
 
 def configure(nodes, multus=not IS_META, **more):
-    """The node's own configuration, with these keys besides."""
+    """The node's own configuration, with these keys besides, or without them: None."""
     for node in nodes:
         wanted = "00-multus.conflist" if multus else "00-trestle.conflist"
         place(disk(node, f"/etc/cni/net.d/{wanted}"), json.dumps(configuration(node, multus, **more), indent=2))

@@ -113,6 +113,27 @@ def the_run(cases):
     return 0 if doing.passed and not doing.failed else 1
 
 
+def alone(name, act):
+    """For a program that is no list of cases, and is for the tests' own cluster alone: starts that if none runs, and ends it then.
+    `act` returns what does not hold."""
+    ours = False
+    try:
+        if not (cluster.OWN and meta.IS_META):
+            raise Failed("TRESTLE_BIN must name the program, MULTUS none, and KUBECONFIG no other cluster")
+        meta.check()
+        ours = "it runs already" not in run(HERE / "up", timeout=3600)
+        faults = act()
+        for fault in faults:
+            print(f"FAIL {fault}")
+        return 1 if faults else 0
+    except Failed as failure:
+        print(f"e2e/cluster/{name}: {failure}")
+        return 2
+    finally:
+        if ours:
+            run(HERE / "down")
+
+
 def main():
     reader = argparse.ArgumentParser(prog="e2e/cluster/test", description="The tests on a real cluster; e2e/cluster/README.md.")
     reader.add_argument("--list", action="store_true", help="print the cases")
