@@ -37,6 +37,7 @@ use crate::plan::{Asker, Chooser, PodFacts, conf, dropin};
 use crate::store::{ContainerLock, Dirs, Journal, NodeConfig, process_start};
 use crate::types::{AttachmentId, Code, ContainerId, Failure, IfName, Outcome, Role};
 
+pub use asked::with_addresses;
 pub use del::del;
 pub use gc::{gc, take};
 pub use mend::{Node, PodPort, ports};

@@ -5,6 +5,7 @@
 
 mod agent;
 mod copies;
+mod machine;
 mod sources;
 
 use serde_json::Value;
@@ -14,6 +15,7 @@ use crate::plan::PodFacts;
 use crate::types::{Code, Failure, Outcome, PodRef};
 
 pub use copies::Copies;
+pub use machine::{attachment_facts, machine_of};
 pub use sources::{Pod, Sources, Wish};
 
 /// Capability by which containerd and CRI-O hand over all annotations of the pod.
@@ -34,7 +36,7 @@ pub fn pod_facts(call: &Call) -> Outcome<PodFacts> {
         .map(|v| json::from_value(v.clone()))
         .transpose()
         .map_err(|e| Failure::new(Code::Config, format!("runtimeConfig.{ANNOTATIONS}: {e}")))?;
-    Ok(PodFacts { pod, annotations })
+    Ok(PodFacts { pod, annotations, nics: None })
 }
 
 #[cfg(test)]
