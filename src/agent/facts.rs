@@ -17,6 +17,7 @@ use crate::plan::PodFacts;
 use crate::protocol::{AskPod, Found, Is, Name, OfNics, Told, Trouble, Vmi};
 use crate::resolve::Copies;
 use crate::types::{Code, Failure, Outcome, PodRef};
+use crate::vmi::{Owner, VmiFacts};
 
 /// For all that one answer needs.
 pub const LONGEST: Duration = Duration::from_secs(7);
@@ -98,19 +99,21 @@ impl Facts {
         if !self.needs_nics(about, pod) {
             return Some(Vmi { owner, nics: None });
         }
-        let machines = &self.ctx.known.machines;
-        let facts = match machines.get(&pod.uid) {
-            Some(facts) => Ok(facts),
-            None => self.asked(vmi::ask(&self.api, &about.namespace, &owner)).await,
-        };
-        let nics = match facts {
-            Ok(facts) => {
-                machines.put(&pod.uid, facts.clone());
-                OfNics::Known(facts.nics)
-            }
+        let nics = match self.description(about, pod, &owner).await {
+            Ok(facts) => OfNics::Known(facts.nics),
             Err(failure) => OfNics::Error(Trouble::from(&failure)),
         };
         Some(Vmi { owner, nics: Some(nics) })
+    }
+
+    async fn description(&self, about: &PodRef, pod: &Pod, owner: &Owner) -> Outcome<VmiFacts> {
+        let machines = &self.ctx.known.machines;
+        if let Some(facts) = machines.get(&pod.uid) {
+            return Ok(facts);
+        }
+        let facts = self.asked(vmi::ask(&self.api, &about.namespace, owner)).await?;
+        machines.put(&pod.uid, facts.clone());
+        Ok(facts)
     }
 
     pub async fn networks(&self, names: Vec<Name>) -> Vec<Found> {

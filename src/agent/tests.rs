@@ -217,7 +217,7 @@ fn a_machine_hears_of_it_too() {
         let about = PodRef { name: "virt-launcher-db-fghij".into(), uid: Some("u2".into()), ..about };
         cluster.fail(Some(503));
         tell::complain(&ctx, &about, "NetworkNotAttached", "no bridge");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(50)).await;
         cluster.fail(None);
         eventually("two more", || cluster.told().len() == 4).await;
         let mut objects = cluster.told().split_off(2);

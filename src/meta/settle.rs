@@ -127,7 +127,7 @@ fn attached(
     })
 }
 
-/// A machine's wish is one for the network of that name, whoever else may have one.
+/// Who asks in two places must ask for the same.
 fn agreed(network: &str, own: Option<Vec<String>>, ips: Vec<String>) -> Outcome<Vec<String>> {
     match own.filter(|own| !own.is_empty() && *own != ips) {
         None => Ok(ips),

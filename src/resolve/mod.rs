@@ -7,6 +7,8 @@ mod agent;
 mod copies;
 mod machine;
 mod sources;
+#[cfg(test)]
+pub mod testing;
 
 use serde_json::Value;
 

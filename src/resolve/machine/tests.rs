@@ -1,13 +1,11 @@
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixListener;
-
 use serde_json::json;
 
 use super::*;
 use crate::api::testing::{Fake, Reply, short, status};
 use crate::net::testing::block_on;
 use crate::plan::testing::call;
-use crate::protocol::{self, Say, Told, Trouble, Vmi};
+use crate::protocol::{Told, Trouble, Vmi};
+use crate::resolve::testing;
 
 const ARGS: &str = "K8S_POD_NAMESPACE=prod;K8S_POD_NAME=virt-launcher-db-abcde;K8S_POD_UID=u1";
 
@@ -41,20 +39,9 @@ fn server(pod: Value) -> Fake {
 
 /// An agent that knows the pod, and says this of its machine. `None`: nobody listens any more.
 fn agent(dirs: &Dirs, vmi: Option<Option<Vmi>>) {
-    std::fs::create_dir_all(&dirs.run).unwrap();
-    let listener = UnixListener::bind(protocol::socket(dirs)).unwrap();
-    let Some(vmi) = vmi else { return };
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            for _ in BufReader::new(&stream).lines() {
-                let pod =
-                    PodRef { namespace: "prod".into(), name: "virt-launcher-db-abcde".into(), uid: Some("u1".into()) };
-                let annotations = serde_json::from_value(annotations()).unwrap();
-                let told = Told { pod, annotations, vmi: vmi.clone(), networks: vec![] };
-                (&stream).write_all(&protocol::line(Say::Pod(told))).unwrap();
-            }
-        }
-    });
+    let pod = PodRef { namespace: "prod".into(), name: "virt-launcher-db-abcde".into(), uid: Some("u1".into()) };
+    let annotations = serde_json::from_value(annotations()).unwrap();
+    testing::agent(dirs, vmi.map(|vmi| Told { pod, annotations, vmi, networks: vec![] }));
 }
 
 fn by_agent(nics: Option<OfNics>) -> Option<Option<Vmi>> {
