@@ -30,6 +30,7 @@ mod resolve;
 mod start;
 mod store;
 mod types;
+mod vmi;
 
 /// In the place of the standard library's own start, which reads `/proc/self/maps` for the guard page of a stack whose
 /// overflow it would explain: a tenth of a millisecond, and there is one call for each network of each pod. Of the rest of

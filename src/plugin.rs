@@ -19,10 +19,10 @@ use crate::ipam;
 use crate::logging;
 use crate::meta;
 use crate::net::Namespace;
-use crate::plan::Chooser;
-use crate::resolve::pod_facts;
+use crate::plan::{Chooser, PodFacts};
+use crate::resolve::{attachment_facts, pod_facts};
 use crate::store::{Dirs, Heard, NodeConfig, process_start, tell_call};
-use crate::types::{Code, Failure, Outcome};
+use crate::types::{Code, Failure, IfName, Outcome};
 
 /// What the program is for a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,7 +234,7 @@ fn runtime(time: bool) -> Outcome<tokio::runtime::Runtime> {
 fn attachment(ty: Type, call: &Call, around: &Around<'_>) -> Outcome<Option<Value>> {
     let Around { dirs, node, level, .. } = *around;
     // Never taken down in order: the process ends with its answer, and the kernel closes sockets in less time.
-    let runtime = ManuallyDrop::new(runtime(false)?);
+    let runtime = ManuallyDrop::new(runtime(call.verb == Verb::Add)?);
     if call.verb == Verb::Gc {
         return runtime.block_on(attach::gc(call, dirs, process_start())).map(|()| None);
     }
@@ -243,6 +243,11 @@ fn attachment(ty: Type, call: &Call, around: &Around<'_>) -> Outcome<Option<Valu
     };
     // DEL must work whatever an administrator wrote.
     let facts = if call.verb == Verb::Del { pod_facts(call).unwrap_or_default() } else { pod_facts(call)? };
+    let (facts, asked) = match call.verb {
+        Verb::Add => runtime.block_on(machines(ty, call, ifname, dirs, facts))?,
+        _ => (facts, None),
+    };
+    let call = asked.as_ref().unwrap_or(call);
     let defaults = NodeConfig::default();
     let node = if call.verb == Verb::Del { &defaults } else { node.as_ref().map_err(Clone::clone)? };
     // Whoever runs us does not tell who chose the network.
@@ -253,6 +258,24 @@ fn attachment(ty: Type, call: &Call, around: &Around<'_>) -> Outcome<Option<Valu
         Verb::Check => runtime.block_on(attach::check(&job, ty)).map(|()| None),
         _ => runtime.block_on(attach::del(&job, ty)).map(|()| None),
     }
+}
+
+/// What a machine's pod asks for, which another meta plugin does not hand on; and the call with it, where it is addresses. Its
+/// own wish, if the call has one, stays as it is.
+async fn machines(
+    ty: Type,
+    call: &Call,
+    ifname: &IfName,
+    dirs: &Dirs,
+    facts: PodFacts,
+) -> Outcome<(PodFacts, Option<Call>)> {
+    let is_nic = facts.what_for(ifname, ty != Type::Trestle).is_vm();
+    if !is_nic || (facts.annotations.is_some() && !facts.needs_nics()) {
+        return Ok((facts, None));
+    }
+    let facts = attachment_facts(call, dirs, facts, ty == Type::Trestle).await?;
+    let asked = facts.addresses(ifname)?.map(|ips| attach::with_addresses(call, &ips));
+    Ok((facts, asked))
 }
 
 fn pod(call: &Call, around: &Around<'_>) -> Outcome<Option<Value>> {

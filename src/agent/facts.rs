@@ -9,12 +9,15 @@ use tokio::time::timeout;
 
 use super::context::Context;
 use super::known::{Pod, Trust};
+use super::vmi;
 use crate::annotation;
 use crate::api::{Api, Limits};
 use crate::nad::Nad;
-use crate::protocol::{AskPod, Found, Is, Name, Told, Trouble};
+use crate::plan::PodFacts;
+use crate::protocol::{AskPod, Found, Is, Name, OfNics, Told, Trouble, Vmi};
 use crate::resolve::Copies;
 use crate::types::{Code, Failure, Outcome, PodRef};
+use crate::vmi::{Owner, VmiFacts};
 
 /// For all that one answer needs.
 pub const LONGEST: Duration = Duration::from_secs(7);
@@ -58,8 +61,11 @@ impl Facts {
     /// Whether the answer needs no question.
     pub fn knows_pod(&self, ask: &AskPod) -> bool {
         let Some(pod) = self.seen(&ask.pod) else { return false };
+        let machine = !self.needs_nics(&ask.pod, &pod) || self.ctx.known.machines.get(&pod.uid).is_some();
         let own = wanted(&pod, ask);
-        own.iter().all(|name| self.knows_network(name, true)) && ask.also.iter().all(|n| self.knows_network(n, false))
+        machine
+            && own.iter().all(|name| self.knows_network(name, true))
+            && ask.also.iter().all(|n| self.knows_network(n, false))
     }
 
     pub async fn pod(&self, ask: AskPod) -> Outcome<Told> {
@@ -68,6 +74,7 @@ impl Facts {
                 Some(pod) => pod,
                 None => self.fetch_pod(&ask.pod).await?,
             };
+            let vmi = self.machine(&ask.pod, &pod).await;
             let own = wanted(&pod, &ask);
             let mut networks = Vec::new();
             for name in &own {
@@ -77,9 +84,36 @@ impl Facts {
                 networks.push(self.network(name, false).await);
             }
             let about = PodRef { uid: Some(pod.uid), ..ask.pod.clone() };
-            Ok(Told { pod: about, annotations: pod.annotations, vmi: pod.vmi, networks })
+            Ok(Told { pod: about, annotations: pod.annotations, vmi, networks })
         };
         timeout(LONGEST, work).await.unwrap_or_else(|_| Err(too_late(&format!("pod {}", ask.pod))))
+    }
+
+    fn needs_nics(&self, about: &PodRef, pod: &Pod) -> bool {
+        let annotations = Some(pod.annotations.clone());
+        pod.vmi.is_some() && PodFacts { pod: Some(about.clone()), annotations, nics: None }.needs_nics()
+    }
+
+    async fn machine(&self, about: &PodRef, pod: &Pod) -> Option<Vmi> {
+        let owner = pod.vmi.clone()?;
+        if !self.needs_nics(about, pod) {
+            return Some(Vmi { owner, nics: None });
+        }
+        let nics = match self.description(about, pod, &owner).await {
+            Ok(facts) => OfNics::Known(facts.nics),
+            Err(failure) => OfNics::Error(Trouble::from(&failure)),
+        };
+        Some(Vmi { owner, nics: Some(nics) })
+    }
+
+    async fn description(&self, about: &PodRef, pod: &Pod, owner: &Owner) -> Outcome<VmiFacts> {
+        let machines = &self.ctx.known.machines;
+        if let Some(facts) = machines.get(&pod.uid) {
+            return Ok(facts);
+        }
+        let facts = self.asked(vmi::ask(&self.api, &about.namespace, owner)).await?;
+        machines.put(&pod.uid, facts.clone());
+        Ok(facts)
     }
 
     pub async fn networks(&self, names: Vec<Name>) -> Vec<Found> {

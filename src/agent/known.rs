@@ -9,15 +9,18 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::vmi::Machines;
 use crate::nad::Nad;
-use crate::protocol::{Name, Vmi, is_read};
+use crate::protocol::{Name, is_read};
+use crate::vmi::Owner;
 
 /// A pod of this node.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pod {
     pub uid: String,
     pub annotations: BTreeMap<String, String>,
-    pub vmi: Option<Vmi>,
+    /// The virtual machine instance that owns it.
+    pub vmi: Option<Owner>,
     /// It is being deleted: another one of its name may be there already.
     pub leaving: bool,
 }
@@ -32,25 +35,13 @@ impl Pod {
         let annotations = annotations.into_iter().flatten().filter(|(key, _)| is_read(key));
         let annotations = annotations.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect();
         let leaving = metadata.get("deletionTimestamp").is_some_and(|t| !t.is_null());
-        Some((name, Self { uid: text("uid")?, annotations, vmi: owner(metadata), leaving }))
+        Some((name, Self { uid: text("uid")?, annotations, vmi: Owner::of_pod(metadata), leaving }))
     }
 
     /// Written by kubelet itself: what the API server has is its mirror, of another UID.
     pub fn is_mirror(&self) -> bool {
         self.annotations.get("kubernetes.io/config.source").is_some_and(|s| s != "api")
     }
-}
-
-/// The virtual machine instance that owns a launcher's pod.
-fn owner(metadata: &Value) -> Option<Vmi> {
-    let owners = metadata.get("ownerReferences")?.as_array()?;
-    let text = |o: &Value, key: &str| o.get(key).and_then(Value::as_str).map(str::to_owned);
-    let is_vmi = |o: &&Value| {
-        o.get("kind").and_then(Value::as_str) == Some("VirtualMachineInstance")
-            && text(o, "apiVersion").is_some_and(|v| v.starts_with("kubevirt.io/"))
-    };
-    let vmi = owners.iter().find(is_vmi)?;
-    Some(Vmi { name: text(vmi, "name")?, uid: text(vmi, "uid")? })
 }
 
 pub fn name_of(object: &Value) -> Option<Name> {
@@ -144,6 +135,7 @@ impl<T: Clone> Watched<T> {
 pub struct Known {
     pub nads: Watched<Nad>,
     pub pods: Watched<Pod>,
+    pub machines: Machines,
     /// NADs whose copies on disk are not what they should be.
     pub unkept: Mutex<BTreeSet<Name>>,
 }
@@ -170,7 +162,7 @@ mod tests {
         let (name, pod) = Pod::of_object(&object()).unwrap();
         assert_eq!((name.namespace.as_str(), name.name.as_str()), ("prod", "virt-launcher-db-abcde"));
         assert_eq!(pod.annotations.keys().collect::<Vec<_>>(), ["kubevirt.io/domain"]);
-        assert_eq!(pod.vmi, Some(Vmi { name: "db".into(), uid: "v1".into() }));
+        assert_eq!(pod.vmi, Some(Owner { name: "db".into(), uid: "v1".into() }));
         assert!(!pod.leaving && !pod.is_mirror());
         let mut leaving = object();
         leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");

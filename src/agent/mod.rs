@@ -21,6 +21,7 @@ mod tell;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod vmi;
 mod watch;
 
 use std::fs::{File, Metadata};

@@ -18,6 +18,8 @@ pub struct Message {
     pub on: On,
     pub reason: String,
     pub text: String,
+    /// The machine of this pod is to hear of it too, and nobody knows yet which one that is.
+    pub and_machine: bool,
 }
 
 #[derive(Debug, Default)]
@@ -68,7 +70,13 @@ mod tests {
     fn the_newest_are_kept_and_none_twice() {
         let outbox = Outbox::default();
         let about = PodRef { namespace: "prod".into(), name: "web".into(), uid: None };
-        let message = |n: usize| Message { about: about.clone(), on: On::Pod, reason: "r".into(), text: n.to_string() };
+        let message = |n: usize| Message {
+            about: about.clone(),
+            on: On::Pod,
+            reason: "r".into(),
+            text: n.to_string(),
+            and_machine: false,
+        };
         for n in 0..=MOST {
             outbox.event(message(n));
             outbox.event(message(n));

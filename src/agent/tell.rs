@@ -3,7 +3,7 @@
 //! A status lies on disk until the API server has taken it, or says that its pod is gone: neither a restart of the agent
 //! nor one of the API server loses it. Events are told as well as it goes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -12,12 +12,15 @@ use tokio::time::sleep;
 use super::context::Context;
 use super::metrics::Family;
 use super::outbox::Message;
+use super::vmi;
 use super::watch::jittered;
 use crate::annotation;
 use crate::api::{Api, Event, Limits, On, Told};
+use crate::plan::PodFacts;
 use crate::protocol::{Name, Untold};
 use crate::store::{Owing, Pending};
 use crate::types::{Code, Failure, Outcome, PodRef};
+use crate::vmi::Owner;
 
 /// A knock may get lost with an agent that ends.
 const LOOK: Duration = Duration::from_secs(10);
@@ -51,13 +54,21 @@ pub async fn run(ctx: Context) -> Outcome<()> {
 
 /// An Event for the pod, and for the virtual machine in it.
 pub fn complain(ctx: &Context, pod: &PodRef, reason: &str, text: &str) {
-    let message = |about: PodRef, on| Message { about, on, reason: reason.to_owned(), text: text.to_owned() };
+    let (reason, text) = (reason.to_owned(), text.to_owned());
+    let message = Message { about: pod.clone(), on: On::Pod, reason, text, and_machine: false };
     let name = Name { namespace: pod.namespace.clone(), name: pod.name.clone() };
-    if let Some(vmi) = ctx.known.pods.get(&name).and_then(|known| known.vmi) {
-        let about = PodRef { namespace: pod.namespace.clone(), name: vmi.name, uid: Some(vmi.uid) };
-        ctx.outbox.event(message(about, On::Vmi));
+    let known = ctx.known.pods.get(&name);
+    // A pod that the watch has not seen yet may fail at once.
+    let and_machine = known.is_none() && PodFacts { pod: Some(pod.clone()), ..PodFacts::default() }.is_launcher();
+    if let Some(owner) = known.and_then(|known| known.vmi) {
+        ctx.outbox.event(of_machine(&message, owner));
     }
-    ctx.outbox.event(message(pod.clone(), On::Pod));
+    ctx.outbox.event(Message { and_machine, ..message });
+}
+
+fn of_machine(of_pod: &Message, owner: Owner) -> Message {
+    let about = PodRef { namespace: of_pod.about.namespace.clone(), name: owner.name, uid: Some(owner.uid) };
+    Message { about, on: On::Vmi, and_machine: false, ..of_pod.clone() }
 }
 
 struct Desk {
@@ -179,16 +190,26 @@ impl Desk {
 
     /// `false`: the API server does not answer, and those left wait for it.
     async fn events(&self) -> bool {
-        let mut left = self.ctx.outbox.take_events().into_iter();
-        while let Some(message) = left.next() {
-            let Message { about, on, reason, text } = &message;
+        let mut left = VecDeque::from(self.ctx.outbox.take_events());
+        while let Some(mut message) = left.pop_front() {
+            if message.and_machine {
+                match vmi::owner(&self.ctx, &self.api, &message.about).await {
+                    Ok(owner) => {
+                        message.and_machine = false;
+                        owner.into_iter().for_each(|owner| left.push_front(of_machine(&message, owner)));
+                    }
+                    Err(failure) if failure.code == Code::ApiUnreachable => {
+                        return self.events_wait(message, left, &failure);
+                    }
+                    Err(failure) => tracing::warn!(%failure, "the machine does not hear of it"),
+                }
+            }
+            let Message { about, on, reason, text, .. } = &message;
             let event = Event { about, on: *on, reason, message: text, warning: true, component: COMPONENT };
             let label = match self.api.event(&event).await {
                 Ok(()) => "done",
                 Err(failure) if failure.code == Code::ApiUnreachable => {
-                    tracing::warn!(%failure, "the Event waits");
-                    std::iter::once(message.clone()).chain(left).for_each(|m| self.ctx.outbox.event(m));
-                    return false;
+                    return self.events_wait(message, left, &failure);
                 }
                 Err(failure) => {
                     lost(&failure);
@@ -198,6 +219,12 @@ impl Desk {
             self.ctx.metrics.add(&EVENTS, &[("outcome", label)], 1);
         }
         true
+    }
+
+    fn events_wait(&self, first: Message, others: VecDeque<Message>, failure: &Failure) -> bool {
+        tracing::warn!(%failure, "the Event waits");
+        std::iter::once(first).chain(others).for_each(|m| self.ctx.outbox.event(m));
+        false
     }
 }
 

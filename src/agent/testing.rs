@@ -56,6 +56,16 @@ pub fn pod_object(name: &str, uid: &str, annotations: &Value) -> Value {
     json!({"metadata": metadata})
 }
 
+/// A machine with so many processors, multiqueue, and a NIC on `lan`.
+pub fn vmi_object(name: &str, uid: &str, cores: u32) -> Value {
+    let nic = json!({"name": "lan", "dhcpOptions": {"tftpServerName": "192.0.2.9"}});
+    let devices = json!({"networkInterfaceMultiqueue": true, "interfaces": [nic]});
+    json!({
+        "metadata": {"namespace": "prod", "name": name, "uid": uid},
+        "spec": {"domain": {"cpu": {"cores": cores}, "devices": devices}},
+    })
+}
+
 /// Until it is so, for at most ten seconds.
 pub async fn eventually(what: &str, mut is: impl FnMut() -> bool) {
     let begin = Instant::now();
@@ -76,6 +86,7 @@ struct State {
     /// What it answers to a patch.
     patches: Option<u16>,
     expired: BTreeSet<&'static str>,
+    told: Vec<String>,
 }
 
 /// A server with lists, watches, objects, patches and Events.
@@ -104,6 +115,11 @@ impl Cluster {
 
     pub fn put_pod(&self, object: &Value) {
         self.put(PODS, "pods", object, "MODIFIED");
+    }
+
+    pub fn put_vmi(&self, object: &Value) {
+        let path = path("/apis/kubevirt.io/v1", "virtualmachineinstances", object);
+        self.state.lock().unwrap().objects.insert(path, object.clone());
     }
 
     /// Without a word to the watches.
@@ -142,6 +158,11 @@ impl Cluster {
         state.watches.clear();
     }
 
+    /// The objects of the Events that it took, `KIND NAME` each.
+    pub fn told(&self) -> Vec<String> {
+        self.state.lock().unwrap().told.clone()
+    }
+
     pub fn asked(&self, method: &str, part: &str) -> Vec<Seen> {
         self.fake.seen().into_iter().filter(|s| s.method == method && s.path.contains(part)).collect()
     }
@@ -170,7 +191,12 @@ impl State {
                 None if self.objects.contains_key(path.trim_end_matches("/status")) => Reply::Json(200, json!({})),
                 None => status(404, "no such pod"),
             },
-            ("POST", _) => Reply::Json(201, json!({})),
+            ("POST", _) => {
+                let object = &seen.json()["involvedObject"];
+                let part = |key: &str| object[key].as_str().unwrap_or_default().to_owned();
+                self.told.push(format!("{} {}", part("kind"), part("name")));
+                Reply::Json(201, json!({}))
+            }
             ("GET", "/api/v1/pods") => self.collection(PODS, "/pods/", seen),
             ("GET", path) if path.ends_with("/network-attachment-definitions") => {
                 self.collection(NADS, "/network-attachment-definitions/", seen)

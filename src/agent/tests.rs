@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::task::LocalSet;
 
 use super::known::Trust;
-use super::testing::{Cluster, context, eventually, nad, nad_object, pod_object};
+use super::testing::{Cluster, context, eventually, nad, nad_object, pod_object, vmi_object};
 use super::*;
 use crate::nad::Nad;
 use crate::plan::testing::call;
@@ -265,6 +265,66 @@ fn a_machine_hears_of_it_too() {
         let on = |i: usize| (events[i]["involvedObject"]["kind"].clone(), events[i]["involvedObject"]["uid"].clone());
         assert_eq!(on(0), (json!("VirtualMachineInstance"), json!("v1")));
         assert_eq!(on(1), (json!("Pod"), json!("u1")));
+        // One that the watch has not seen: the API server is asked whose it is.
+        let mut new = pod.clone();
+        (new["metadata"]["name"], new["metadata"]["uid"]) = (json!("virt-launcher-db-fghij"), json!("u2"));
+        cluster.put_silently(&new);
+        let about = PodRef { name: "virt-launcher-db-fghij".into(), uid: Some("u2".into()), ..about };
+        cluster.fail(Some(503));
+        tell::complain(&ctx, &about, "NetworkNotAttached", "no bridge");
+        sleep(Duration::from_millis(50)).await;
+        cluster.fail(None);
+        eventually("two more", || cluster.told().len() == 4).await;
+        let mut objects = cluster.told().split_off(2);
+        objects.sort_unstable();
+        assert_eq!(objects, ["Pod virt-launcher-db-fghij", "VirtualMachineInstance db"]);
+    });
+}
+
+/// A launcher with KubeVirt's binding on `lan`.
+fn launcher() -> Value {
+    let networks =
+        r#"[{"name":"lan","interface":"pod094a367b026"},{"name":"lan","cni-args":{"logicNetworkName":"lan"}}]"#;
+    let annotations = json!({"kubevirt.io/domain": "db", "k8s.v1.cni.cncf.io/networks": networks});
+    let mut pod = pod_object("virt-launcher-db-abcde", "u1", &annotations);
+    pod["metadata"]["ownerReferences"] =
+        json!([{"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "name": "db", "uid": "v1"}]);
+    pod
+}
+
+#[test]
+fn of_a_machine_is_told_what_its_description_alone_says() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (ctx, cluster) = (context(tmp.path()), Cluster::new(tmp.path()));
+    const VM: &str = "K8S_POD_NAMESPACE=prod;K8S_POD_NAME=virt-launcher-db-abcde;K8S_POD_UID=u1";
+    let queues = async |args: &str| {
+        let call = call(&json!({"name": "n"}), args);
+        let sources = Sources::new(&call, &ctx.dirs, None);
+        let pod = sources.pod(&Wish::default()).await?;
+        sources.nics(&pod).await.map(|nics| nics.map(|n| n.queues))
+    };
+    cluster.put_pod(&launcher());
+    cluster.put_pod(&pod_object("web", "u1", &asks_for("lan")));
+    cluster.put_nad(&nad_object("lan", "7"));
+    with_agent(&ctx, async {
+        serving(&ctx).await;
+        let missing = queues(VM).await.unwrap_err();
+        assert!(missing.code == Code::VmiMissing && missing.msg.contains("prod/db"), "{missing}");
+        cluster.put_vmi(&vmi_object("db", "v1", 4));
+        let before = cluster.asked("GET", "/virtualmachineinstances/").len();
+        for _ in 0..3 {
+            assert_eq!(queues(VM).await.unwrap(), Some([("lan".to_owned(), 4)].into()));
+        }
+        assert_eq!(queues(ARGS).await.unwrap(), None, "a plain pod");
+        assert_eq!(cluster.asked("GET", "/virtualmachineinstances/").len(), before + 1, "once for the pod");
+        // Another pod of it, while the API server is away.
+        let mut other = launcher();
+        (other["metadata"]["name"], other["metadata"]["uid"]) = (json!("virt-launcher-db-fghij"), json!("u2"));
+        cluster.put_pod(&other);
+        eventually("it is seen", || ctx.known.pods.len() == 3).await;
+        cluster.fail(Some(503));
+        let away = queues(&VM.replace("abcde", "fghij").replace("u1", "u2")).await.unwrap_err();
+        assert_eq!(away.code, Code::ApiUnreachable, "no guess");
     });
 }
 

@@ -52,6 +52,13 @@ pub struct Selection {
     pub default_route: Option<Vec<IpAddr>>,
 }
 
+impl Selection {
+    /// The machine's network that this element is KubeVirt's binding for.
+    pub fn bound_network(&self) -> Option<&str> {
+        self.cni_args.as_ref()?.get("logicNetworkName")?.as_str().filter(|name| !name.is_empty())
+    }
+}
+
 /// The networks that the annotation asks for, in its order; an empty annotation asks for none. `namespace`, the pod's,
 /// is where names without one live.
 pub fn selections(text: &str, namespace: &str) -> Outcome<Vec<Selection>> {

@@ -95,6 +95,11 @@ impl Api {
         self.get(KIND, "/apis/k8s.cni.cncf.io/v1", namespace, "network-attachment-definitions", name).await
     }
 
+    pub async fn get_vmi(&self, namespace: &str, name: &str) -> Outcome<Option<Value>> {
+        const KIND: &str = "virtualmachineinstance";
+        self.get(KIND, "/apis/kubevirt.io/v1", namespace, "virtualmachineinstances", name).await
+    }
+
     /// A ResourceClaim of Kubernetes 1.34 or later.
     pub async fn get_claim(&self, namespace: &str, name: &str) -> Outcome<Option<Value>> {
         self.get("resourceclaim", "/apis/resource.k8s.io/v1", namespace, "resourceclaims", name).await

@@ -53,6 +53,23 @@ pub fn addresses(call: &Call) -> Vec<String> {
     }
 }
 
+/// The call with these addresses asked for, as a runtime would ask; one that asks for some itself as it is.
+pub fn with_addresses(call: &Call, ips: &[String]) -> Call {
+    let mut call = call.clone();
+    let by_args = call.args.get("IP").is_some_and(|ip| !ip.is_empty());
+    let sections: [&[&str]; 2] = [&["runtimeConfig"], &["args", "cni"]];
+    if by_args || sections.iter().any(|path| has_ips(section(&call.conf, path))) {
+        tracing::warn!("the network's own element asks for addresses: the machine's annotation is not used for it");
+        return call;
+    }
+    let mut runtime = section(&call.conf, &["runtimeConfig"]).cloned().unwrap_or_default();
+    runtime.retain(|key, _| !key.eq_ignore_ascii_case("ips"));
+    runtime.insert("ips".into(), json!(ips));
+    call.conf.retain(|key, _| !key.eq_ignore_ascii_case("runtimeConfig"));
+    call.conf.insert("runtimeConfig".into(), runtime.into());
+    call
+}
+
 fn section<'a>(conf: &'a Map<String, Value>, path: &[&str]) -> Option<&'a Map<String, Value>> {
     path.iter().try_fold(conf, |map, key| json::get(map, key)?.as_object())
 }
@@ -90,6 +107,19 @@ mod tests {
         assert_eq!(of(json!({"name": "lan", "args": {"cni": {"ips": ["10.0.0.2"]}}}), "IP=10.0.0.3"), ["10.0.0.2"]);
         assert_eq!(of(json!({"name": "lan"}), "IP=10.0.0.3, 10.0.0.4"), ["10.0.0.3", "10.0.0.4"]);
         assert!(of(json!({"name": "lan"}), "").is_empty());
+    }
+
+    #[test]
+    fn addresses_of_an_annotation_are_asked_for_as_a_runtime_asks() {
+        let ips = ["10.0.0.7/24".to_owned()];
+        let with = |conf: Value, args: &str| with_addresses(&call(&conf, &[("CNI_ARGS", args)]), &ips).conf;
+        let empty = json!({"name": "lan", "RuntimeConfig": {"IPs": [], "mac": "m"}});
+        let want = json!({"name": "lan", "runtimeConfig": {"ips": ["10.0.0.7/24"], "mac": "m"}});
+        assert_eq!(Value::Object(with(empty, "K8S_POD_NAME=web;IP=")), want);
+        let own = json!({"name": "lan", "args": {"cni": {"ips": ["10.0.0.1"]}}});
+        assert_eq!(Value::Object(with(own.clone(), "")), own);
+        let none = json!({"name": "lan"});
+        assert_eq!(Value::Object(with(none.clone(), "IP=10.0.0.3")), none);
     }
 
     #[test]

@@ -42,6 +42,7 @@ use crate::plan::{Asker, Chooser, PodFacts, conf, dropin};
 use crate::store::{ContainerLock, Dirs, Journal, NodeConfig, process_start};
 use crate::types::{AttachmentId, Code, ContainerId, Failure, IfName, Outcome, Role};
 
+pub use asked::with_addresses;
 pub use del::del;
 #[allow(unused_imports, reason = "for the agent's duty that answers guests")]
 pub use fence::SERVER_ID;

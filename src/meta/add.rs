@@ -50,7 +50,7 @@ async fn networks(job: &Job<'_>, conf: &MetaConf, world: &World<'_>, pod: &Pod) 
     let facts = &pod.facts;
     let asked = wanted(conf, facts.pod.as_ref(), facts.annotations.as_ref())?;
     let known = gather::gather(world, conf, job.call.version.as_str(), pod, asked).await?;
-    let networks = settle(job.call, job.container, job.ifname, &conf.runtime, known)?;
+    let networks = settle(job.call, facts, (job.container, job.ifname), &conf.runtime, known)?;
     let record = Record {
         pod: facts.pod.clone(),
         boot: job.dirs.boot_id()?,

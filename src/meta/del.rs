@@ -91,5 +91,5 @@ pub fn of_configuration(job: &Job<'_>, conf: &MetaConf) -> Outcome<Vec<Attached>
         device: None,
     };
     let known = confs.into_iter().enumerate().map(known).collect();
-    settle::settle(job.call, job.container, job.ifname, &conf.runtime, known)
+    settle::settle(job.call, &PodFacts::default(), (job.container, job.ifname), &conf.runtime, known)
 }

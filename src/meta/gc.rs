@@ -186,7 +186,7 @@ impl Collector<'_> {
         let kept = Kept { dirs: self.dirs, id };
         let Some(found) = kept.find()? else { return Ok(true) };
         let (record, count) = found.opened();
-        let facts = PodFacts { pod: record.pod.clone(), annotations: None };
+        let facts = PodFacts { pod: record.pod.clone(), ..PodFacts::default() };
         let (netns, path, args) = (record.netns.clone(), record.path.clone(), record.args.clone());
         let cni_dir = record.cni_dir.clone();
         let at = Pod {

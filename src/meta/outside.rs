@@ -46,13 +46,18 @@ impl<'a> World<'a> {
     /// Where nobody is configured whom to ask, inline delegates are all there is, as with Multus. Otherwise a pod whose
     /// wishes are not known must not start.
     pub async fn pod(&self, conf: &MetaConf) -> Outcome<Pod> {
-        match self.sources.pod(&wish(conf)).await {
+        let pod = match self.sources.pod(&wish(conf)).await {
             Err(e) if e.code == Code::NoSource && matches!(conf.cluster, Cluster::Inline(_)) => {
                 tracing::warn!("nobody tells what the pod asks for: only the delegates are attached");
                 Ok(Pod { facts: pod_facts(self.call)?, ..Pod::default() })
             }
             other => other,
+        };
+        let mut pod = pod?;
+        if pod.facts.needs_nics() {
+            pod.facts.nics = self.sources.nics(&pod).await?;
         }
+        Ok(pod)
     }
 
     pub async fn nad(&self, namespace: &str, name: &str) -> Outcome<Nad> {

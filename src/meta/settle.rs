@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::annotation::Selection;
 use crate::cni::{Args, Call, json};
 use crate::nad::Conf;
+use crate::plan::PodFacts;
 use crate::types::{Code, ContainerId, Failure, IfName, Outcome};
 
 use super::record::Attached;
@@ -50,8 +51,8 @@ pub fn base_args(args: &Args) -> String {
 /// `container` and `master`: of the call.
 pub fn settle(
     call: &Call,
-    container: &ContainerId,
-    master: &IfName,
+    facts: &PodFacts,
+    (container, master): (&ContainerId, &IfName),
     runtime: &Map<String, Value>,
     known: Vec<Known>,
 ) -> Outcome<Vec<Attached>> {
@@ -59,7 +60,7 @@ pub fn settle(
     let mut settled = Vec::with_capacity(known.len());
     for (index, network) in known.into_iter().enumerate() {
         let ifname = ifname(&network, index, master)?;
-        settled.push(attached(container, ifname, runtime, network)?);
+        settled.push(attached(facts, (container, ifname), runtime, network)?);
     }
     names_differ(&settled)?;
     tracing::debug!(networks = settled.len(), verb = %call.verb, "settled");
@@ -81,13 +82,17 @@ fn parsed(text: &str, network: &Known) -> Outcome<IfName> {
 }
 
 fn attached(
-    container: &ContainerId,
-    ifname: IfName,
+    facts: &PodFacts,
+    (container, ifname): (&ContainerId, IfName),
     runtime: &Map<String, Value>,
     network: Known,
 ) -> Outcome<Attached> {
     let Known { name, conf, selection, master, chosen, resource, device } = network;
-    let selection = selection.unwrap_or_default();
+    let mut selection = selection.unwrap_or_default();
+    let bind = is_bind(&conf);
+    if !bind && let Some(ips) = facts.addresses(&ifname)? {
+        selection.ips = Some(agreed(&name, selection.ips.take(), ips)?);
+    }
     let mut given = by_capability(runtime, &selection, device.as_deref(), master);
     let info_file =
         given.get("deviceID").and_then(Value::as_str).map(|_| outside::info_file(&name, container, &ifname));
@@ -104,7 +109,7 @@ fn attached(
     let declared = declared(&conf);
     given.retain(|key, _| declared.contains(key));
     Ok(Attached {
-        bind: is_bind(&conf),
+        bind,
         conf: run::to_map(&conf),
         asked: asked(&selection),
         name,
@@ -120,6 +125,19 @@ fn attached(
         link: None,
         undone: false,
     })
+}
+
+/// Who asks in two places must ask for the same.
+fn agreed(network: &str, own: Option<Vec<String>>, ips: Vec<String>) -> Outcome<Vec<String>> {
+    match own.filter(|own| !own.is_empty() && *own != ips) {
+        None => Ok(ips),
+        Some(own) => {
+            let (ips, own) = (ips.join(", "), own.join(", "));
+            let msg =
+                format!("network {network}: the machine asks for {ips}, and its element of the annotation for {own}");
+            Err(Failure::new(Code::Annotation, msg).remedy("ask in one place: network.kubevirt.io/addresses"))
+        }
+    }
 }
 
 fn asked(selection: &Selection) -> String {

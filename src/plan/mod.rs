@@ -8,6 +8,7 @@ pub mod conf;
 pub mod dropin;
 mod foreign;
 mod health;
+mod machine;
 mod pod;
 mod port;
 mod rules;

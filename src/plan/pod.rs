@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-use crate::types::{Code, Failure, IfName, Mac, Outcome, PodRef};
+use crate::types::{IfName, Mac, PodRef};
+use crate::vmi::Nics;
 
 /// Begins the name of each pod that KubeVirt starts for a virtual machine.
 const LAUNCHER: &str = "virt-launcher-";
@@ -18,7 +19,6 @@ const RANDOM: usize = 5;
 
 const DOMAIN: &str = "kubevirt.io/domain";
 const DEFAULT_NETWORK: &str = "v1.multus-cni.io/default-network";
-const QUEUES: &str = "trestle.network/queues";
 
 /// What is known of a pod. `annotations` is `None` where nobody handed them over (a delegate of Multus), which is
 /// another thing than a pod without any.
@@ -26,6 +26,8 @@ const QUEUES: &str = "trestle.network/queues";
 pub struct PodFacts {
     pub pod: Option<PodRef>,
     pub annotations: Option<BTreeMap<String, String>>,
+    /// What the machine's description says, where somebody was asked for it.
+    pub nics: Option<Nics>,
 }
 
 /// What an attachment is for.
@@ -44,7 +46,7 @@ impl Use {
 }
 
 impl PodFacts {
-    fn annotation(&self, key: &str) -> Option<&str> {
+    pub(super) fn annotation(&self, key: &str) -> Option<&str> {
         self.annotations.as_ref()?.get(key).map(String::as_str)
     }
 
@@ -87,23 +89,6 @@ impl PodFacts {
         let name = base.strip_prefix(LAUNCHER)?.strip_suffix('-')?;
         if name.is_empty() { None } else { Some(name.to_owned()) }
     }
-
-    /// Queues of the NIC on `network` by `trestle.network/queues`, a JSON map by network name. `None`: nobody says.
-    pub fn queues(&self, network: &str) -> Outcome<Option<u32>> {
-        let Some(text) = self.annotation(QUEUES) else { return Ok(None) };
-        let map: BTreeMap<String, u32> = serde_json::from_str(text).map_err(|e| {
-            Failure::new(Code::Config, format!("annotation {QUEUES} {text:?}: {e}"))
-                .remedy("a JSON map from network name to number of queues, like {\"lan\":2}")
-        })?;
-        match map.get(network) {
-            Some(n @ 1..=256) => Ok(Some(*n)),
-            Some(n) => Err(Failure::new(
-                Code::Config,
-                format!("annotation {QUEUES}: {n} for {network:?} is not within 1 to 256"),
-            )),
-            None => Ok(None),
-        }
-    }
 }
 
 /// First 11 hexadecimal digits of the network name's sha256, as KubeVirt names a network's links.
@@ -133,6 +118,7 @@ mod tests {
         PodFacts {
             pod: Some(PodRef { namespace: "default".into(), name: name.into(), uid: None }),
             annotations: annotations.map(|a| a.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect()),
+            nics: None,
         }
     }
 
@@ -191,17 +177,5 @@ mod tests {
     fn kubevirts_hash() {
         assert_eq!(network_hash("lan"), "094a367b026");
         assert_eq!(network_hash("dmz"), "a393efd3bab");
-    }
-
-    #[test]
-    fn queues_come_from_the_annotation() {
-        let with = |v| facts("virt-launcher-web-abcde", Some(&[(QUEUES, v)]));
-        assert_eq!(with(r#"{"lan":4}"#).queues("lan"), Ok(Some(4)));
-        assert_eq!(with(r#"{"lan":4}"#).queues("dmz"), Ok(None));
-        assert_eq!(facts("p", None).queues("lan"), Ok(None));
-        for bad in ["4", r#"{"lan":0}"#, r#"{"lan":257}"#, r#"{"lan":"2"}"#] {
-            let failure = with(bad).queues("lan").unwrap_err();
-            assert!(failure.msg.contains("trestle.network/queues"), "{failure}");
-        }
     }
 }

@@ -307,7 +307,7 @@ pub fn bind(asker: &Asker<'_>, conf: &BindConf, facts: &BindFacts) -> Outcome<Bi
         }
     };
     let queues = asker.facts.queues(network)?.unwrap_or_else(|| {
-        // Agent and API are later sources; with none of them one queue is what KubeVirt asks for by default.
+        // With neither agent nor API server one queue is what KubeVirt asks for by default.
         tracing::info!(%network, "nobody tells the number of queues: the tap gets one");
         1
     });

@@ -42,7 +42,11 @@ impl Pod {
         let annotations =
             annotations.map(|a| a.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>());
         let pod = Some(PodRef { namespace: "default".into(), name: name.into(), uid: None });
-        Self { container: "c1".parse().unwrap(), ifname: ifname.parse().unwrap(), facts: PodFacts { pod, annotations } }
+        Self {
+            container: "c1".parse().unwrap(),
+            ifname: ifname.parse().unwrap(),
+            facts: PodFacts { pod, annotations, nics: None },
+        }
     }
 
     pub fn plain() -> Self {

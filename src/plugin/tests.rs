@@ -8,7 +8,10 @@ use serde_json::json;
 
 use super::*;
 use crate::net::testing::{block_on, fresh, name, veth};
+use crate::protocol::Told;
+use crate::resolve::testing::agent;
 use crate::store::{ContainerLock, full};
+use crate::types::PodRef;
 
 /// A run of the program, in directories of its own.
 struct Run {
@@ -459,4 +462,47 @@ fn the_meta_plugin_answers_with_codes_of_the_specification_and_writes_where_it_i
     assert_eq!(run.log(), "");
     let gone = Run::new("trestle", "DEL").on(&with(conf, json!({"delegates": "x"})));
     assert_eq!(gone.code(), 7, "no entry, and nothing else can be read");
+}
+
+/// Below Multus, which hands no annotations on: those of a machine's pod are the agent's.
+#[test]
+fn a_machines_wishes_come_by_the_agent() {
+    let run = Run::new("trestle", "ADD").var("CNI_IFNAME", "pod094a367b026");
+    let pod = "K8S_POD_NAMESPACE=prod;K8S_POD_NAME=virt-launcher-db-abcde;K8S_POD_UID=u1";
+    let run = run.var("CNI_ARGS", &format!("IgnoreUnknown=1;{pod}"));
+    let dirs = Dirs::new(run.tmp.path().join("run"), run.tmp.path().join("state"));
+    let lan = with(conf("trestle"), json!({"bridge": "br-lan", "ipam": {"type": "static"}}));
+    let told = |wish: &str| {
+        let _ = std::fs::remove_file(crate::protocol::socket(&dirs));
+        let about = PodRef { namespace: "prod".into(), name: "virt-launcher-db-abcde".into(), uid: Some("u1".into()) };
+        let networks = r#"[{"name":"br-lan","interface":"pod094a367b026"}]"#;
+        let annotations = [
+            ("kubevirt.io/domain", "db"),
+            ("k8s.v1.cni.cncf.io/networks", networks),
+            ("network.kubevirt.io/addresses", wish),
+        ];
+        let annotations = annotations.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        agent(&dirs, Some(Told { pod: about, annotations, vmi: None, networks: vec![] }));
+    };
+    told(r#"{"lna": ["192.0.2.10/24"]}"#);
+    let misspelt = run.on(&lan);
+    assert_eq!(misspelt.code(), 7);
+    assert!(misspelt.stdout.contains("lna"), "{misspelt:?}");
+    told(r#"{"lan": ["192.0.2.10/24"]}"#);
+    let env = |name: &str| run.vars.iter().rfind(|(k, _)| *k == name).map(|(_, v)| v.into());
+    let Ok(Request::Call(call)) = cni::read(&env, &mut lan.to_string().as_bytes()) else { panic!("{lan}") };
+    let ifname = call.ifname.clone().unwrap();
+    let wishes = |ty| block_on(machines(ty, &call, &ifname, &dirs, pod_facts(&call).unwrap()));
+    for ty in [Type::Trestle, Type::Bridge] {
+        let (facts, asked) = wishes(ty).unwrap();
+        assert_eq!(asked.unwrap().conf["runtimeConfig"], json!({"ips": ["192.0.2.10/24"]}));
+        assert!(facts.annotations.is_some());
+    }
+    std::fs::remove_file(crate::protocol::socket(&dirs)).unwrap();
+    agent(&dirs, None);
+    assert_eq!(run.on(&lan).code(), 11, "{}", run.log());
+    let (facts, asked) = wishes(Type::Bridge).unwrap();
+    assert!(facts.annotations.is_none() && asked.is_none(), "a drop-in does without");
+    std::fs::remove_file(crate::protocol::socket(&dirs)).unwrap();
+    assert!(wishes(Type::Trestle).unwrap().1.is_none(), "no agent on this node");
 }

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::nad::Nad;
 use crate::store::Dirs;
 use crate::types::{Code, Failure, Outcome, PodRef};
+use crate::vmi::{Nics, Owner};
 
 const VERSION: u32 = 1;
 /// Of a request; answers have no limit, as the agent is trusted.
@@ -92,10 +93,20 @@ pub struct Told {
     pub networks: Vec<Found>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Vmi {
-    pub name: String,
-    pub uid: String,
+    #[serde(flatten)]
+    pub owner: Owner,
+    /// Where the pod's annotations leave open what only the instance says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nics: Option<OfNics>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OfNics {
+    Known(Nics),
+    Error(Trouble),
 }
 
 /// What is known of a NAD.
@@ -213,9 +224,16 @@ mod tests {
         let is = [Is::Network(nad.clone()), Is::Stale(nad, 90), Is::Error(trouble.clone())];
         let networks: Vec<Found> = is.into_iter().map(|is| Found { name: name(), is }).collect();
         let annotations = BTreeMap::from([("kubevirt.io/domain".to_owned(), "db\n".to_owned())]);
-        let vmi = Some(Vmi { name: "db".into(), uid: "v".into() });
-        let told = Told { pod: pod(), annotations, vmi, networks: networks.clone() };
-        for say in [Say::Pod(told), Say::Networks(networks), Say::Wait(7000), Say::Error(trouble)] {
+        let nics = Nics { queues: BTreeMap::from([("lan".into(), 4)]), ..Nics::default() };
+        let owner = Owner { name: "db".into(), uid: "v".into() };
+        let told = |nics| Told {
+            pod: pod(),
+            annotations: annotations.clone(),
+            vmi: Some(Vmi { owner: owner.clone(), nics }),
+            networks: networks.clone(),
+        };
+        let pods = [None, Some(OfNics::Known(nics)), Some(OfNics::Error(trouble.clone()))].map(|n| Say::Pod(told(n)));
+        for say in pods.into_iter().chain([Say::Networks(networks.clone()), Say::Wait(7000), Say::Error(trouble)]) {
             let line = line(&say);
             assert_eq!(line.iter().filter(|b| **b == b'\n').count(), 1, "one line");
             assert_eq!(read::<Say>(&line).unwrap(), say);

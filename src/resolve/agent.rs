@@ -159,7 +159,7 @@ fn passed(failure: Failure) -> Outcome<Option<Told>> {
 }
 
 pub fn is_certain(code: Code) -> bool {
-    matches!(code, Code::PodMissing | Code::PodReplaced | Code::NadMissing | Code::NadInvalid)
+    matches!(code, Code::PodMissing | Code::PodReplaced | Code::VmiMissing | Code::NadMissing | Code::NadInvalid)
 }
 
 async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {

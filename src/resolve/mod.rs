@@ -5,7 +5,10 @@
 
 mod agent;
 mod copies;
+mod machine;
 mod sources;
+#[cfg(test)]
+pub mod testing;
 
 use serde_json::Value;
 
@@ -15,6 +18,7 @@ use crate::types::{Code, Failure, Outcome, PodRef};
 
 pub use agent::Agent;
 pub use copies::Copies;
+pub use machine::{attachment_facts, machine_of};
 pub use sources::{Pod, Sources, Wish};
 
 /// Capability by which containerd and CRI-O hand over all annotations of the pod.
@@ -35,7 +39,7 @@ pub fn pod_facts(call: &Call) -> Outcome<PodFacts> {
         .map(|v| json::from_value(v.clone()))
         .transpose()
         .map_err(|e| Failure::new(Code::Config, format!("runtimeConfig.{ANNOTATIONS}: {e}")))?;
-    Ok(PodFacts { pod, annotations })
+    Ok(PodFacts { pod, annotations, nics: None })
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::api::Api;
 use crate::cni::Call;
 use crate::nad::Nad;
 use crate::plan::PodFacts;
-use crate::protocol::{AskPod, Found, Is, Name};
+use crate::protocol::{AskPod, Found, Is, Name, Vmi};
 use crate::store::Dirs;
 use crate::types::{Code, Failure, Outcome, PodRef};
 
@@ -48,6 +48,8 @@ pub struct Sources<'a> {
     agent: Agent,
     /// What the agent told of networks together with the pod.
     told: RefCell<Vec<Found>>,
+    /// And of the machine that owns it.
+    machine: RefCell<Option<Option<Vmi>>>,
     copies: Copies<'a>,
     vouched: RefCell<Option<bool>>,
     stale: RefCell<Vec<String>>,
@@ -56,8 +58,9 @@ pub struct Sources<'a> {
 impl<'a> Sources<'a> {
     pub fn new(call: &'a Call, dirs: &'a Dirs, api: Option<&'a Api>) -> Self {
         let (agent, copies) = (Agent::new(dirs), Copies::new(dirs));
-        let (told, vouched, stale) = (RefCell::default(), RefCell::default(), RefCell::default());
-        Self { call, api, agent, told, copies, vouched, stale }
+        let (told, machine) = (RefCell::default(), RefCell::default());
+        let (vouched, stale) = (RefCell::default(), RefCell::default());
+        Self { call, api, agent, told, machine, copies, vouched, stale }
     }
 
     /// The call's pod. Where no pod of Kubernetes is named, nobody is asked. `wish`: what the configuration names besides,
@@ -69,6 +72,7 @@ impl<'a> Sources<'a> {
         let ask = AskPod { pod: pod.clone(), home: wish.home.clone(), also: wish.also.clone() };
         if let Some(told) = self.agent.pod(ask).await? {
             self.told.replace(told.networks);
+            self.machine.replace(Some(told.vmi));
             return Ok(of_agent(facts, told.pod, told.annotations));
         }
         if let Some(annotations) = &facts.annotations {
@@ -131,6 +135,15 @@ impl<'a> Sources<'a> {
 
     pub fn agent(&self) -> &Agent {
         &self.agent
+    }
+
+    pub(super) fn api(&self) -> Option<&Api> {
+        self.api
+    }
+
+    /// Whom the agent named as the pod's owner; `None`: it has told of no pod.
+    pub(super) fn machine(&self) -> Option<Option<Vmi>> {
+        self.machine.borrow().clone()
     }
 
     /// Inside: why it does not know; no reason where it is not there.

@@ -105,6 +105,7 @@ codes! {
     PodReplaced = "TR0805", 11, "pod replaced";
     NoSource = "TR0806", 11, "nobody tells what the pod wants";
     Devices = "TR0807", 11, "device not known";
+    VmiMissing = "TR0808", 11, "virtual machine instance not found";
 }
 
 impl fmt::Display for Code {

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from . import meta
 from .cluster import Failed, HERE, ROOT, claim, get, kubectl, run, until
+from .nodes import find
 
 IMAGE = "trestle.test/trestle:1"
 LABEL = "app.kubernetes.io/name=trestle-agent"
@@ -38,6 +39,9 @@ def install(nodes):
 def remove():
     kubectl("delete", "--ignore-not-found", "-f", str(ROOT / "manifests/agent.yaml"))
     until(60, "the agents are gone", lambda: not pods())
+    for node in find():
+        # Where it is, an agent is expected: below Multus no machine starts without its word.
+        node.run("rm", "-f", "/run/trestle/agent.sock")
 
 
 def pods():

@@ -115,7 +115,7 @@ impl<'a> At<'a> {
             netns: "/nonexistent/netns".into(),
             ifname: "net1".parse().unwrap(),
             runtime: Map::new(),
-            facts: PodFacts { pod, annotations: Some([].into()) },
+            facts: PodFacts { pod, annotations: Some([].into()), nics: None },
             chooser: Chooser::Pod,
         }
     }

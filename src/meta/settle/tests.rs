@@ -34,8 +34,36 @@ fn master(conf: Value) -> Known {
 }
 
 fn settled(runtime: Value, list: Vec<Known>) -> Outcome<Vec<Attached>> {
+    settled_for(&PodFacts::default(), runtime, list)
+}
+
+fn settled_for(facts: &PodFacts, runtime: Value, list: Vec<Known>) -> Outcome<Vec<Attached>> {
     let call = call(&json!({"name": "m"}), "");
-    settle(&call, &"c1".parse().unwrap(), &"eth0".parse().unwrap(), runtime.as_object().unwrap(), list)
+    let (container, master) = ("c1".parse().unwrap(), "eth0".parse().unwrap());
+    settle(&call, facts, (&container, &master), runtime.as_object().unwrap(), list)
+}
+
+#[test]
+fn a_machines_addresses_go_to_the_network_of_their_name() {
+    let networks = r#"[{"name":"br-lan","interface":"pod094a367b026"},{"name":"br-dmz","interface":"poda393efd3bab"}]"#;
+    let wish = r#"{"lan":["192.0.2.10/24"]}"#;
+    let machine = [("kubevirt.io/domain", "db"), (crate::annotation::NETWORKS, networks)];
+    let with = |wish: &str| {
+        let all = [&machine[..], &[("network.kubevirt.io/addresses", wish)]].concat();
+        crate::plan::testing::Pod::new("virt-launcher-db-abcde", "eth0", Some(&all)).facts
+    };
+    let lan = |ips: Value| known("p/br-lan", able(&["ips"]), json!({"interface": "pod094a367b026", "ips": ips}));
+    let dmz = || known("p/br-dmz", able(&["ips"]), json!({"interface": "poda393efd3bab"}));
+    let list = |ips| vec![master(able(&["ips"])), lan(ips), dmz()];
+    let all = settled_for(&with(wish), json!({}), list(json!(null))).unwrap();
+    let asked: Vec<_> = all.iter().map(|a| (a.asked.as_str(), a.runtime.get("ips"))).collect();
+    let ips = json!(["192.0.2.10/24"]);
+    assert_eq!(asked, [("", None), ("IP=192.0.2.10/24", Some(&ips)), ("", None)]);
+    assert_eq!(settled_for(&with(wish), json!({}), list(ips)).unwrap()[1].asked, "IP=192.0.2.10/24", "said twice");
+    let two = settled_for(&with(wish), json!({}), list(json!(["192.0.2.11/24"]))).unwrap_err();
+    assert!(two.code == Code::Annotation && two.msg.contains("192.0.2.10/24") && two.msg.contains("192.0.2.11/24"));
+    let misspelt = settled_for(&with(r#"{"lna":["192.0.2.10/24"]}"#), json!({}), list(json!(null))).unwrap_err();
+    assert!(misspelt.code == Code::Annotation && misspelt.msg.contains("\"lna\""), "{misspelt}");
 }
 
 fn rec() -> Value {

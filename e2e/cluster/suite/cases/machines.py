@@ -4,23 +4,62 @@ import hashlib
 import json
 
 from . import case
-from .. import meta
-from ..cluster import HERE, ROOT, claim, kubectl, same
-from ..world import NETWORKS, bridge
+from .agents import tidy
+from .. import cluster, meta
+from ..cluster import HERE, ROOT, claim, get, kubectl, same, until
+from ..world import NETWORKS, Pod, bridge, host_local, lan_address
 
 SHAPES = json.loads((HERE / "kubevirt/pods.json").read_text())
 # KubeVirt's name for the pod's end of the network `lan`.
 H = hashlib.sha256(b"lan").hexdigest()[:11]
+ADDRESSES = "network.kubevirt.io/addresses"
+MULTI_QUEUE = 0x100  # of linux/if_tun.h
 
 
-def launcher(world, shape, suffix, node):
-    """The owner is left out: the garbage collector would look for that VirtualMachineInstance, and delete the pod."""
+def launcher(world, shape, suffix, node, owner=None, asks=None):
+    """Without an owner, unless there is that VirtualMachineInstance: the garbage collector would look for it, and delete the pod.
+    `asks`: addresses by the machine's networks."""
     labels, annotations = SHAPES[shape]["labels"], dict(SHAPES[shape]["annotations"])
+    if asks:
+        annotations[ADDRESSES] = json.dumps(asks)
     if networks := json.loads(annotations.get(NETWORKS, "[]")):
         for network in networks:
             network["namespace"] = "trestle-system" if network["name"] == "trestle-binding" else world.namespace
         annotations[NETWORKS] = json.dumps(networks)
-    return world.pod(f"virt-launcher-testvm-{suffix}", node, annotations=annotations, labels=labels)
+    name = f"virt-launcher-testvm-{suffix}"
+    manifest = world.manifest(name, node, annotations=annotations, labels=labels)
+    if owner:
+        manifest["metadata"]["ownerReferences"] = [{
+            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "name": owner["metadata"]["name"],
+            "uid": owner["metadata"]["uid"], "controller": True}]
+    cluster.apply(manifest)
+    return Pod(world, name, node)
+
+
+def instance(world, cores=2):
+    """A machine with KubeVirt's binding `trestle` on its network `lan`, and a queue for each processor."""
+    kubectl("apply", "-f", str(HERE / "kubevirt/crds.yaml"))
+    kubectl("wait", "--for=condition=Established", "crd/virtualmachineinstances.kubevirt.io")
+    devices = {"networkInterfaceMultiqueue": True, "interfaces": [{"name": "lan", "binding": {"name": "trestle"}}]}
+    cluster.apply({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+                   "metadata": {"name": "testvm", "namespace": world.namespace},
+                   "spec": {"domain": {"cpu": {"cores": cores}, "devices": devices},
+                            "networks": [{"name": "lan", "multus": {"networkName": f"{world.namespace}/br-lan"}}]}})
+    return get("vmi", "-n", world.namespace, "testvm")
+
+
+def told(world, *words):
+    """Waits for an Event on the machine itself."""
+    selector = "involvedObject.kind=VirtualMachineInstance,involvedObject.name=testvm"
+    def said():
+        listed = get("events", "-n", world.namespace, f"--field-selector={selector}")["items"]
+        return any(all(word in event.get("message", "") for word in words) for event in listed)
+    until(60, f"an Event of the machine with {', '.join(words)}", said)
+
+
+def has_queues(pod, many):
+    flags = int(pod.read(f"/sys/class/net/tap{H}/tun_flags"), 16)
+    same(f"{pod.name}'s tap has several queues", bool(flags & MULTI_QUEUE), many)
 
 
 @case()
@@ -100,3 +139,69 @@ def machine_leaves_the_bridge_alone(world):
     same("MAC and MTU of br-lan", look(), before)
     world.delete(*pods)
     same("MAC and MTU of br-lan after the machines", look(), before)
+
+
+@case("own", "meta")
+def machine_queues(world):
+    """Without an agent: the tap has several queues where the machine's description says so, and what its domain has counts more."""
+    world.nad("br-lan", bridge("br-lan", ipam={}))
+    kubectl("apply", "-f", str(ROOT / "kubevirt/binding-nad.yaml"))
+    owner = instance(world)
+    source = launcher(world, "trestle", "aaaaa", world.nodes[0], owner)
+    world.ready(source)
+    has_queues(source, True)
+    domain = [{"name": "lan", "infoSource": "domain, multus-status", "queueCount": 1}]
+    kubectl("patch", "vmi", "-n", world.namespace, "testvm", "--subresource=status", "--type=merge", "-p",
+            json.dumps({"status": {"interfaces": domain}}))
+    target = launcher(world, "trestle", "bbbbb", world.nodes[1], owner)
+    world.ready(target)
+    has_queues(target, False)
+
+
+@case("own", "meta", "bridges", alone=True)
+@tidy
+def machine_hears_of_it(world):
+    """With the agent as it is shipped: what is refused is told to the pod and to its machine; a misspelt network is named."""
+    owner = instance(world)
+    world.nad("br-lan", {"cniVersion": "1.0.0", "type": "trestle", "master": "eth2"})
+    pod = launcher(world, "bridge", "aaaaa", world.nodes[1], owner)
+    pod.is_refused("TR0201", "macvlan", pod.node.name)
+    told(world, "TR0201", "macvlan", pod.node.name)
+    world.delete(pod)
+    world.nad("br-lan", bridge("br-lan"))
+    pod = launcher(world, "trestle", "bbbbb", world.nodes[0], owner, asks={"lna": ["192.0.2.9/24"]})
+    pod.is_refused("TR0110", "lna", "did you mean lan?")
+    told(world, "TR0110", "lna", "did you mean lan?")
+    world.delete(pod)
+
+
+@case("own", "trestle", alone=True)
+@tidy
+def machine_asks_for_addresses(world):
+    """With the agent as it is shipped: addresses by the machine's annotation, of each IPAM; the status has them, the pod's link not.
+
+    Below Multus too, which hands no annotations on: there they and the queues come by the agent."""
+    node = world.nodes[0]
+    owner = instance(world)
+    kubectl("apply", "-f", str(ROOT / "kubevirt/binding-nad.yaml"))
+    low, high = "203.0.113.100", "203.0.113.133"
+    for suffix, config, address in [
+        ("aaaaa", bridge("br-lan"), lan_address()),
+        ("bbbbb", bridge("br-lan", ipam={}), lan_address()),
+        ("ccccc", bridge("br-lan", ipam=host_local("203.0.113", node)), high),
+    ]:
+        world.nad("br-lan", config)
+        pod = launcher(world, "trestle", suffix, node, owner, asks={"lan": [f"{address}/24"]})
+        world.ready(pod)
+        until(30, "the status", pod.status)
+        entry, = pod.has_status((f"{world.namespace}/br-lan", f"pod{H}"))
+        same("addresses in the status", entry.get("ips"), [address])
+        same("addresses on the link", pod.addresses(f"pod{H}"), [])
+        has_queues(pod, True)
+        world.delete(pod)
+    # Without a wish: the address above was no coincidence.
+    pod = launcher(world, "trestle", "ddddd", node, owner)
+    world.ready(pod)
+    until(30, "the status", pod.status)
+    claim("another address", pod.status()[1]["ips"] != [high])
+    world.note(f"host-local gave {pod.status()[1]['ips'][0]} of {low} and up")
