@@ -1,7 +1,7 @@
 //! Addresses from a DHCP server, on the LAN that `br-lan` leads to: dnsmasq and Kea, one list of cases for both.
 
-mod bound;
 mod again;
+mod bound;
 mod faster;
 mod hint;
 mod kept;

@@ -52,5 +52,5 @@ impl Fences {
 }
 
 fn say(fence: &Fence, text: String, done: bool) -> Said {
-    Said { pod: fence.pod.clone(), kind: Kind::Fence, done, text: format!("{}: {text}", fence.network) }
+    Said { pod: fence.pod.clone(), kind: Kind::Fence, done, quiet: false, text: format!("{}: {text}", fence.network) }
 }

@@ -165,7 +165,8 @@ struct Repair<'a> {
 
 impl<'a> Repair<'a> {
     fn new(ctx: &'a Context, tools: Tools<'a>, tell: &'a dyn Fn(&Said)) -> Self {
-        let (ports, filters, fences, sweep) = (Ports::default(), Filters::default(), Fences::default(), Sweep::default());
+        let (ports, filters, fences, sweep) =
+            (Ports::default(), Filters::default(), Fences::default(), Sweep::default());
         let (addresses, filters_at) = (Addresses::default(), Instant::now());
         Self { ctx, tools, tell, ports, fences, filters, sweep, addresses, filters_at }
     }
