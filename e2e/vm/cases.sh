@@ -310,6 +310,26 @@ vm_wire() {
     clean
 }
 
+# The filters around a machine's DHCP: CHECK compares their programs with what the kernel lists.
+vm_with_address() {
+    node 1 5
+    pod a
+    ifname=pod094a367b026 args='IgnoreUnknown=true;K8S_POD_NAMESPACE=default;K8S_POD_NAME=virt-launcher-x-abcde'
+    c=$(conf trestle '"vlan": 5, "ipam": {"type": "static", "addresses": [{"address": "10.5.0.2/24"}]}')
+    bind='{"cniVersion": "1.0.0", "name": "bind", "type": "trestle", "args": {"cni": {"logicNetworkName": "lan"}}}'
+    ok ADD trestle a "$c"
+    ifname=net1
+    ok ADD trestle a "$bind"
+    grep -q '"host_mac"' /run/trestle/journal/a/net1.bind.json || fault "nothing to be given: $(cat /run/trestle/journal/a/net1.bind.json)"
+    ok CHECK trestle a "$(with_prev "$bind" '{"cniVersion": "1.0.0"}')"
+    frame a pod094a367b026 - lan eth1 "vid 5"
+    frame lan eth1 5 a pod094a367b026 untagged
+    ok DEL trestle a "$bind"
+    ifname=pod094a367b026
+    ok DEL trestle a "$c"
+    clean
+}
+
 # refuses_bad TYPE CODE LIST: each of the values by one error that names the key, and nothing is left.
 refuses_bad() {
     node 1 5
@@ -458,6 +478,7 @@ run "CHECK misses a VID of the trunk" check_misses_trunk_vid
 run "macvlan fallback refuses vlan" fallback_refuses_vlan
 run "macvlan on a VLAN link" macvlan_on_vlan_link
 run "a VM's wire and tap" vm_wire
+run "a VM with an address" vm_with_address
 # The original takes an element without a VID for nothing.
 run "bad values" refuses_bad trestle TR01 "$BAD|\"vlanTrunk\": [{}]"
 for whose in reference trestle; do
