@@ -336,6 +336,22 @@ agent_puts_a_port_back() {
         frame lan eth1 - a eth0 nothing
     done
     agent_ends
+# The filters around a machine's DHCP: CHECK compares their programs with what the kernel lists.
+vm_with_address() {
+    node 1 5
+    pod a
+    ifname=pod094a367b026 args='IgnoreUnknown=true;K8S_POD_NAMESPACE=default;K8S_POD_NAME=virt-launcher-x-abcde'
+    c=$(conf trestle '"vlan": 5, "ipam": {"type": "static", "addresses": [{"address": "10.5.0.2/24"}]}')
+    bind='{"cniVersion": "1.0.0", "name": "bind", "type": "trestle", "args": {"cni": {"logicNetworkName": "lan"}}}'
+    ok ADD trestle a "$c"
+    ifname=net1
+    ok ADD trestle a "$bind"
+    grep -q '"host_mac"' /run/trestle/journal/a/net1.bind.json || fault "nothing to be given: $(cat /run/trestle/journal/a/net1.bind.json)"
+    ok CHECK trestle a "$(with_prev "$bind" '{"cniVersion": "1.0.0"}')"
+    frame a pod094a367b026 - lan eth1 "vid 5"
+    frame lan eth1 5 a pod094a367b026 untagged
+    ok DEL trestle a "$bind"
+    ifname=pod094a367b026
     ok DEL trestle a "$c"
     clean
 }
@@ -561,6 +577,7 @@ run "a VM's wire and tap" vm_wire
 run "agent puts a port back" agent_puts_a_port_back
 run "agent puts a trunk back" agent_puts_a_trunk_back
 run "leases while the clock jumps" clock_jumps
+run "a VM with an address" vm_with_address
 # The original takes an element without a VID for nothing.
 run "bad values" refuses_bad trestle TR01 "$BAD|\"vlanTrunk\": [{}]"
 for whose in reference trestle; do

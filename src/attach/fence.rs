@@ -12,7 +12,7 @@
 use std::net::Ipv4Addr;
 
 use crate::failpoint::hit;
-use crate::net::{Hook, Link, LinkKind, Namespace, NetResult, Netlink, Sender, Sieve};
+use crate::net::{CLSACT, Hook, Link, LinkKind, Namespace, NetResult, Netlink, Sender, Sieve};
 use crate::store::{ContainerLock, Dirs, Entry, Journal};
 use crate::types::{Code, Failure, Outcome, PodRef, Role};
 
@@ -47,15 +47,14 @@ impl Guest {
 /// Before anything is changed: a link has place for one such qdisc, and at the egress a foreign `ingress` has none.
 /// Returns whether a `clsact` must be made.
 pub async fn must_make_clsact(links: &Netlink, network: &str, guest: &Guest) -> Outcome<bool> {
-    if links.has_clsact(guest.host_index).await? {
-        return Ok(false);
-    }
-    if !links.has_ingress(guest.host_index).await? {
-        return Ok(true);
-    }
+    let kind = match links.ingress_kind(guest.host_index).await? {
+        None => return Ok(true),
+        Some(kind) if kind == CLSACT => return Ok(false),
+        Some(kind) => kind,
+    };
     let name = links.link_at(guest.host_index).await?.map(|l| l.name).unwrap_or_default();
     let msg = format!(
-        "network {network}: {name}, the host's end of the machine's link, has an ingress qdisc of somebody else's already"
+        "network {network}: {name}, the host's end of the machine's link, has a qdisc {kind} of somebody else's already"
     );
     Err(Failure::new(Code::Kernel, msg).remedy(format!(
         "`tc qdisc show dev {name}`; the machine's DHCP is kept from the LAN there, which a qdisc clsact has place for beside other filters"

@@ -20,7 +20,8 @@ use super::{NetResult, Netlink};
 const PRIORITY: u16 = 67;
 /// Which of the filters of this priority is ours.
 const HANDLE: u32 = 0x7472;
-const CLSACT: &str = "clsact";
+/// Its kind.
+pub const CLSACT: &str = "clsact";
 /// Handle `ffff:`, of which a link has one: `clsact` or `ingress`.
 const QDISC: TcHandle = TcHandle { major: 0xffff, minor: 0 };
 const OPS_LEN: u16 = 4;
@@ -45,7 +46,7 @@ impl Netlink {
         }
     }
 
-    pub async fn has_clsact(&self, index: u32) -> NetResult<bool> {
+    async fn has_clsact(&self, index: u32) -> NetResult<bool> {
         Ok(self.ingress_kind(index).await?.is_some_and(|kind| kind == CLSACT))
     }
 

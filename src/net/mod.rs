@@ -32,7 +32,7 @@ mod vlan;
 pub use addr::NewAddress;
 pub use bpf::{Sender, Sieve};
 pub use change::LinkChange;
-pub use clsact::Hook;
+pub use clsact::{CLSACT, Hook};
 pub use create::{Macvlan, Veth};
 pub use error::{NetError, NetResult};
 pub use events::{LinkEvent, LinkEvents};

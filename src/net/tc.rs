@@ -40,7 +40,7 @@ impl Netlink {
     }
 
     /// Of the one qdisc of either kind that a link has place for.
-    pub(super) async fn ingress_kind(&self, index: u32) -> NetResult<Option<String>> {
+    pub async fn ingress_kind(&self, index: u32) -> NetResult<Option<String>> {
         let index = index.cast_signed();
         let ask = Ask::new("list qdiscs", format!("of link {index}"));
         let query = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::with_index(index));
