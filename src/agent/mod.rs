@@ -40,10 +40,12 @@ use tokio::time::{interval, sleep};
 use self::context::Context;
 pub use self::duties::Wanted;
 pub use self::repair::{Fate, fate};
+use crate::net::memory;
 use crate::store::{Dirs, failed, hold, make_dir};
 use crate::types::{Code, Failure, Outcome};
 
-/// How often it is looked whether this agent's directories are still its own.
+/// How often it is looked whether this agent's directories are still its own, and memory is given back: of lists of all
+/// networks, pods, links, of which little is kept.
 const LOOK: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -127,6 +129,7 @@ async fn supervise(options: Options) -> Outcome<()> {
                 if let Err(failure) = own.still() {
                     break Err(failure);
                 }
+                memory::give_back();
             }
             _ = term.recv() => break Ok(()),
             _ = int.recv() => break Ok(()),

@@ -18,7 +18,7 @@ use crate::types::{Code, Failure, IfName, Mac, Mtu, Outcome, PodRef, Role, VlanI
 
 /// The record of an entry, in the form that its role has.
 pub fn read<T: DeserializeOwned>(entry: &Entry) -> Outcome<T> {
-    T::deserialize(&entry.record).map_err(|e| {
+    entry.record.parse().map_err(|e| {
         Failure::new(Code::JournalBroken, format!("{}: the record in the journal cannot be read: {e}", entry.id))
             .remedy("a newer trestle wrote it, or somebody edited it")
     })

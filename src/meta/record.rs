@@ -88,7 +88,7 @@ impl Found {
 
 impl Record {
     pub fn read(entry: &Entry) -> Outcome<Self> {
-        Self::deserialize(&entry.record).map_err(|e| {
+        entry.record.parse().map_err(|e| {
             Failure::new(Code::JournalBroken, format!("{}: the record in the journal cannot be read: {e}", entry.id))
                 .remedy("a newer trestle wrote it, or somebody edited it")
         })

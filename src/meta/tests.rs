@@ -402,7 +402,7 @@ fn beside_inline_delegates_others_plugins_get_no_check_but_their_link_is_looked_
     let lo = block_on(async { testing::found(&pod.netlink().unwrap(), "lo").await.index });
     let edit = |link: u32| {
         let entry = Journal(&bed.dirs).read(&key).unwrap().unwrap();
-        let mut record = entry.record;
+        let mut record: Value = entry.record.parse().unwrap();
         record["networks"][1]["link"] = link.into();
         Journal(&bed.dirs).write(&key, &entry.network.parse().unwrap(), &record).unwrap();
     };

@@ -15,6 +15,7 @@ mod error;
 mod events;
 pub mod frame;
 mod link;
+pub mod memory;
 mod neigh;
 mod netlink;
 pub mod nft;

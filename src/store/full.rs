@@ -61,7 +61,11 @@ fn full_an_add_fails_before_it_changes_anything_and_del_works() {
         assert_eq!(journal.all().unwrap().len(), 1, "nothing is left of the one that failed");
         let rewritten = journal.write(&key("old"), &net(), &2).unwrap_err();
         assert_eq!(rewritten.code, Code::JournalUnwritable);
-        assert_eq!(journal.read(&key("old")).unwrap().unwrap().record, json!(1), "the old entry stands");
+        assert_eq!(
+            journal.read(&key("old")).unwrap().unwrap().record.parse::<u32>().unwrap(),
+            1,
+            "the old entry stands"
+        );
 
         let old: ContainerId = "old".parse().unwrap();
         let lock = ContainerLock::for_undo(&dirs, &old, WAIT).unwrap();

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::file::{self, failed, names, parent, read_file, unwritable, write_whole};
 use super::{Dirs, file_name};
-use crate::types::{AttachmentId, Code, ContainerId, Failure, NetworkName, Outcome};
+use crate::types::{AttachmentId, Code, ContainerId, Failure, IfName, NetworkName, Outcome, Role};
 
 /// Written into each entry; a higher one is not read.
 const VERSION: u32 = 1;
@@ -30,18 +31,48 @@ pub struct Entry {
     /// Boot clock, in nanoseconds.
     pub written: u64,
     pub version: u32,
-    pub record: Value,
+    pub record: Record,
+}
+
+/// What the writer has put down, in JSON: as values it would take many times the room, and the agent looks at all entries
+/// of a node at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record(Box<str>);
+
+impl Record {
+    pub fn parse<'a, T: Deserialize<'a>>(&'a self) -> serde_json::Result<T> {
+        serde_json::from_str(&self.0)
+    }
 }
 
 /// The form on disk.
-#[derive(Serialize, Deserialize)]
-struct Stored<I, R> {
+#[derive(Serialize)]
+struct Stored<'a, R> {
     version: u32,
     #[serde(flatten)]
-    id: I,
+    id: &'a AttachmentId,
     network: String,
     written: u64,
     record: R,
+}
+
+/// The same, as it is read: what is flattened goes through values.
+#[derive(Deserialize)]
+struct Found<'a> {
+    version: u32,
+    container: ContainerId,
+    ifname: IfName,
+    role: Role,
+    network: String,
+    written: u64,
+    #[serde(borrow)]
+    record: &'a RawValue,
+}
+
+/// Of a file of whatever version.
+#[derive(Deserialize)]
+struct Versioned {
+    version: Option<Value>,
 }
 
 impl Journal<'_> {
@@ -123,9 +154,9 @@ fn read(path: &Path) -> Outcome<Option<Entry>> {
     let Some(bytes) = read_file(path).map_err(|e| broken(path, &format!("cannot be read: {e}")))? else {
         return Ok(None);
     };
-    let value: Value =
+    let Versioned { version } =
         serde_json::from_slice(&bytes).map_err(|e| broken(path, &format!("is torn or not JSON: {e}")))?;
-    match value.get("version").and_then(Value::as_u64) {
+    match version.as_ref().and_then(Value::as_u64) {
         Some(v) if v > VERSION.into() => {
             return Err(broken(path, &format!("has version {v}; this program reads up to {VERSION}"))
                 .remedy("a newer trestle wrote it: install that one again, or delete the pod with it first"));
@@ -133,9 +164,10 @@ fn read(path: &Path) -> Outcome<Option<Entry>> {
         Some(_) => {}
         None => return Err(broken(path, "has no version")),
     }
-    let stored: Stored<AttachmentId, Value> =
-        serde_json::from_value(value).map_err(|e| broken(path, &format!("is not an entry: {e}")))?;
-    let Stored { version, id, network, written, record } = stored;
+    let found: Found<'_> =
+        serde_json::from_slice(&bytes).map_err(|e| broken(path, &format!("is not an entry: {e}")))?;
+    let Found { version, container, ifname, role, network, written, record } = found;
+    let (id, record) = (AttachmentId { container, ifname, role }, Record(record.get().into()));
     Ok(Some(Entry { id, network, written, version, record }))
 }
 
@@ -169,7 +201,6 @@ fn remove_directory(dir: &Path) -> Outcome<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Role;
     use serde_json::json;
     use std::os::unix::fs::PermissionsExt;
 
@@ -201,11 +232,11 @@ mod tests {
         journal.write(&key, &net(), &json!({"index": 7})).unwrap();
         journal.write(&id("c1", "eth0.5", Role::Ipam), &net(), &json!(null)).unwrap();
         let entry = journal.read(&key).unwrap().unwrap();
-        let expected =
-            Entry { id: key.clone(), network: "lan".into(), written: 42, version: 1, record: json!({"index": 7}) };
-        assert_eq!(entry, expected);
+        let record = Record(r#"{"index":7}"#.into());
+        assert_eq!(entry, Entry { id: key.clone(), network: "lan".into(), written: 42, version: 1, record });
         journal.write(&key, &net(), &json!({"index": 8})).unwrap();
-        assert_eq!(journal.read(&key).unwrap().unwrap().record, json!({"index": 8}));
+        let record: Value = journal.read(&key).unwrap().unwrap().record.parse().unwrap();
+        assert_eq!(record, json!({"index": 8}));
         assert_eq!(journal.of_container(&key.container).unwrap().len(), 2, "a role is part of the key");
     }
 
@@ -292,7 +323,7 @@ mod tests {
                     for i in 0..30 {
                         let key = id(&format!("c{}", i % 3), &format!("t{t}"), Role::Wire);
                         journal.write(&key, &net(), &i).unwrap();
-                        assert_eq!(journal.read(&key).unwrap().unwrap().record, json!(i));
+                        assert_eq!(journal.read(&key).unwrap().unwrap().record.parse::<u32>().unwrap(), i);
                         journal.remove(&key).unwrap();
                     }
                 });

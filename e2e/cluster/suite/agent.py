@@ -24,14 +24,29 @@ except urllib.error.HTTPError as e:
 """
 
 
-def install(nodes):
-    """One on each node, Ready."""
+# Nodes that have the image: a restart does not take it away.
+_have_it = set()
+
+
+def import_image(nodes):
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "trestle.tar"
         run(ROOT / "manifests/image/build", image, IMAGE, meta.TRESTLE)
         for node in nodes:
-            run(HERE / "in", node.name, "ctr", "-n", "k8s.io", "images", "import", image)
+            node.run("ctr", "-n", "k8s.io", "images", "import", image)
+            _have_it.add(node.name)
+
+
+def install(nodes, server=None):
+    """One on each node, Ready. `server`: address and port in place of the API server's."""
+    if missing := [node for node in nodes if node.name not in _have_it]:
+        import_image(missing)
     manifest = (ROOT / "manifests/agent.yaml").read_text().replace("image: trestle:0.1.0", f"image: {IMAGE}")
+    if server:
+        host, port = server
+        own = f"env:\n            - {{name: KUBERNETES_SERVICE_HOST, value: {host}}}\n"
+        own += f"            - {{name: KUBERNETES_SERVICE_PORT, value: '{port}'}}\n"
+        manifest = manifest.replace("env:\n", own, 1)
     kubectl("apply", "--validate=strict", "-f", "-", stdin=manifest)
     until(120, "each node has an agent that is Ready", lambda: len([p for p in pods() if ready(p)]) == len(nodes))
 
@@ -46,6 +61,11 @@ def remove():
 
 def pods():
     return get("pods", "-n", "trestle-system", "-l", LABEL)["items"]
+
+
+def pid(node):
+    """Of its process, as the node counts; none while it is away."""
+    return node.sh("pgrep -xf '/bin/trestle agent' || true").strip()
 
 
 def ready(pod):

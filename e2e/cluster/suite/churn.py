@@ -33,13 +33,15 @@ class Killer(threading.Thread):
                 time.sleep(self.random.uniform(0, LONGEST_LIFE))
                 self.node.run("kill", "-9", last)
                 self.done += 1
+                if self.done % 20 == 0:
+                    print(f"  {self.done} kills", flush=True)
             until(60, "the agent is back after the last kill", lambda: self.other_than(last))
         except Failed as failure:
             self.faults.append(str(failure))
 
     def other_than(self, last):
-        found = self.node.sh("pgrep -xf '/bin/trestle agent' || true").split()
-        return found[0] if found and found[0] != last else None
+        found = agent.pid(self.node)
+        return found if found != last else None
 
 
 class Churn:

@@ -55,6 +55,10 @@ class Node:
         self.service("start", "kubelet")
 
 
+# Not a node: where the API server and the switches of the tests' own cluster are.
+CONTROL = Node("control", "10.99.0.1")
+
+
 def find():
     """The two nodes that the tests use."""
     found = []

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::net::testing::frame;
@@ -191,7 +191,8 @@ fn the_machines_wire_and_its_bind_step() {
     assert_eq!((tap.kind.clone(), tap.up, tap.mtu), (expected, true, 1500));
     assert!(pod.addresses(POD_LINK).is_empty());
     let entry = node.entry("c1", "net2", Role::Bind).unwrap();
-    assert_eq!(entry.record["addresses"], json!(["10.1.2.2/24"]));
+    let record: Value = entry.record.parse().unwrap();
+    assert_eq!(record["addresses"], json!(["10.1.2.2/24"]));
     wire.check(&result).unwrap();
     bind.check(&AddResult::default()).unwrap();
     assert_eq!(bind.add().unwrap_err().code, Code::AlreadyAttached);
@@ -323,7 +324,7 @@ fn a_renamed_wire_is_bound_by_the_journals_number() {
     pod.sh(&format!("ip link set {POD_LINK} down; ip link set {POD_LINK} name 094a367b026-nic"));
     let bind = bind(&node, &pod);
     bind.add().unwrap();
-    let record = node.entry("c1", "net2", Role::Bind).unwrap().record;
+    let record: Value = node.entry("c1", "net2", Role::Bind).unwrap().record.parse().unwrap();
     assert_eq!(record["link"], json!(pod.link("094a367b026-nic").index));
     assert!(pod.link("094a367b026-nic").up, "the bind step sets it up");
     bind.check(&AddResult::default()).unwrap();
@@ -439,10 +440,11 @@ fn undo_leaves_an_ingress_that_came_after_the_first_record() {
     wire(&node, &pod).add().unwrap();
     let bind = bind(&node, &pod);
     bind.add().unwrap();
-    let mut entry = node.entry("c1", "net2", Role::Bind).unwrap();
-    assert_eq!(entry.record["ingress"], json!(true));
-    (entry.record["ingress"], entry.record["tap_index"]) = (json!(false), json!(null));
-    Journal(&node.dirs).write(&entry.id, &entry.network.parse().unwrap(), &entry.record).unwrap();
+    let entry = node.entry("c1", "net2", Role::Bind).unwrap();
+    let mut record: Value = entry.record.parse().unwrap();
+    assert_eq!(record["ingress"], json!(true));
+    (record["ingress"], record["tap_index"]) = (json!(false), json!(null));
+    Journal(&node.dirs).write(&entry.id, &entry.network.parse().unwrap(), &record).unwrap();
     pod.sh(&format!("tc qdisc del dev {POD_LINK} ingress; tc qdisc add dev {POD_LINK} ingress"));
     bind.del().unwrap();
     assert!(pod.sh(&format!("tc qdisc show dev {POD_LINK}")).contains("ingress"));

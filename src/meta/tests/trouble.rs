@@ -34,7 +34,7 @@ fn a_kill_before_a_network_that_nobody_accepts_keeps_no_pod() {
     // As if nobody had noted that the second was never begun.
     let key = record::key(&"c1".parse().unwrap(), &"eth0".parse().unwrap());
     let entry = Journal(&bed.dirs).read(&key).unwrap().unwrap();
-    let mut record = entry.record;
+    let mut record: Value = entry.record.parse().unwrap();
     record["networks"][1]["undone"] = false.into();
     Journal(&bed.dirs).write(&key, &entry.network.parse().unwrap(), &record).unwrap();
     bed.works("rec", "DEL");

@@ -1,15 +1,19 @@
 """The node's agent: what it may do, what it does, and that nobody misses it while it is away."""
+import time
+
 from . import case
 from .. import agent
 from ..cluster import claim, get, kubectl, same, until
 from ..world import STATUS, bridge, lan_address
 
-KEY = "bridge.network.kubevirt.io/br-lan"
+PREFIX = "bridge.network.kubevirt.io/"
+KEY = f"{PREFIX}br-lan"
+NONE = {"capacity": None, "allocatable": None}
 
 
-def resources(node):
+def resources(node, bridge="br-lan"):
     status = get("node", node.name)["status"]
-    return {key: status[key].get(KEY) for key in ("capacity", "allocatable")}
+    return {key: status[key].get(PREFIX + bridge) for key in NONE}
 
 
 def tidy(act):
@@ -81,10 +85,39 @@ def agent_advertises(world):
     until(30, "br-lan is advertised", lambda: all(resources(node).values()))
     try:
         node.run("ip", "link", "set", "br-lan", "down")
-        until(5, "br-lan has lost its key", lambda: resources(node) == {"capacity": None, "allocatable": None})
+        until(5, "br-lan has lost its key", lambda: resources(node) == NONE)
     finally:
         node.run("ip", "link", "set", "br-lan", "up")
     until(15, "br-lan has its key again", lambda: all(resources(node).values()))
     status = get("node", node.name)["status"]["capacity"]
     same("bridges of the primary network", [key for key in status if key.endswith(("/cni0", "/docker0"))], [])
     claim("metrics are there", any(name.startswith("trestle_") for name in agent.metrics(node)))
+
+
+@case("own", "meta", "bridges", alone=True)
+@tidy
+def bridge_made_anew(world):
+    """A bridge that is removed and made again under running pods: its resource goes and comes back, the agent puts the pods' ports onto it,
+    and says so."""
+    node = world.nodes[0]
+    world.nad("dmz", bridge("br-dmz"))
+    one, two = lan_address("198.51.100"), lan_address("198.51.100")
+    a, b = world.pods(("a", node, [{"name": "dmz", "ips": [f"{one}/24"]}]), ("b", node, [{"name": "dmz", "ips": [f"{two}/24"]}]))
+    until(30, "br-dmz is advertised", lambda: all(resources(node, "br-dmz").values()))
+    ports = {pod.read("/sys/class/net/net1/iflink") for pod in (a, b)}
+    a.pings(two)
+    try:
+        node.run("ip", "link", "del", "br-dmz")
+        until(5, "br-dmz has lost its key", lambda: resources(node, "br-dmz") == NONE)
+    finally:
+        node.sh("ip link add br-dmz type bridge && ip link set eth2 master br-dmz && ip link set br-dmz up")
+    until(15, "br-dmz has its key again", lambda: all(resources(node, "br-dmz").values()))
+    begun = time.monotonic()
+    until(70, "both ports are back", lambda: ports <= {line.split(":")[0] for line in node.ports("br-dmz")})
+    world.note(f"both ports were back {time.monotonic() - begun:.1f} s after the bridge had its key")
+    a.pings(two)
+    b.pings("198.51.100.1")
+    for pod in (a, b):
+        until(30, f"an Event of {pod.name}", lambda: any(e.startswith("PortRepaired") and "br-dmz" in e for e in pod.events()))
+    counted = sum(v for k, v in agent.metrics(node).items() if k.startswith("trestle_repairs_total") and 'kind="port"' in k and "done" in k)
+    claim(f"{counted} repairs of ports are counted", counted >= 2)
