@@ -51,7 +51,7 @@ impl PodFacts {
         let elements = self.elements();
         for (network, ips) in &all {
             ips.iter().try_for_each(|ip| is_address(network, ip))?;
-            if self.interface(network, &elements).is_none() {
+            if !self.knows(network, &elements) {
                 return Err(self.unknown(network, &elements));
             }
         }
@@ -86,7 +86,14 @@ impl PodFacts {
         annotation::selections(text, namespace).unwrap_or_default()
     }
 
-    /// The pod's interface of a machine's network; `None`: the machine has no such network.
+    /// What a machine asks for on the pod's own network is the business of whoever made that: OVN-Kubernetes goes by this
+    /// annotation too.
+    fn knows(&self, network: &str, elements: &[Selection]) -> bool {
+        let is_pods = self.nics.as_ref().is_some_and(|nics| nics.pod.as_deref() == Some(network));
+        is_pods || self.interface(network, elements).is_some()
+    }
+
+    /// The pod's interface of a machine's network; `None`: no NAD describes such a network of it.
     fn interface(&self, network: &str, elements: &[Selection]) -> Option<String> {
         if let Some(name) = hashed(network, elements) {
             return Some(name);

@@ -63,9 +63,13 @@ pub struct Nics {
     /// The one that stands in the place of the pod's own network.
     #[serde(default)]
     pub primary: Option<String>,
+    /// The pod's own network, if the machine has a NIC on that.
+    #[serde(default)]
+    pub pod: Option<String>,
 }
 
 impl Nics {
+    /// Those that a NAD describes.
     pub fn networks(&self) -> impl Iterator<Item = &str> {
         self.secondary.iter().chain(&self.primary).map(String::as_str)
     }
@@ -107,14 +111,16 @@ impl Nics {
             let count = in_domain(name).unwrap_or(if is_virtio { wanted } else { 1 });
             (name.to_owned(), u32::try_from(count.clamp(1, MOST_QUEUES)).unwrap_or(1))
         });
-        let networks = spec.get("networks").and_then(Value::as_array).into_iter().flatten();
-        let multus = networks.filter_map(|n| Some((text(n, "name")?, n.get("multus").filter(|m| m.is_object())?)));
+        let networks = || spec.get("networks").and_then(Value::as_array).into_iter().flatten();
+        let pod = networks().find(|n| n.get("pod").is_some_and(Value::is_object)).and_then(|n| text(n, "name"));
+        let multus = networks().filter_map(|n| Some((text(n, "name")?, n.get("multus").filter(|m| m.is_object())?)));
         let is_default = |multus: &Value| multus.get("default") == Some(&Value::Bool(true));
         let (primary, secondary): (Vec<_>, Vec<_>) = multus.partition(|(_, multus)| is_default(multus));
         Self {
             queues: queues.collect(),
             secondary: secondary.into_iter().map(|(name, _)| name.to_owned()).collect(),
             primary: primary.first().map(|(name, _)| (*name).to_owned()),
+            pod: pod.map(str::to_owned),
         }
     }
 }

@@ -74,6 +74,7 @@ fn networks_in_their_order() {
         {"name": "dmz", "multus": {"networkName": "br-dmz", "default": false}}]);
     let facts = vmi(json!({"networks": networks}), json!(null));
     assert_eq!((facts.nics.secondary, facts.nics.primary), (vec!["lan".into(), "dmz".into()], None));
+    assert_eq!(facts.nics.pod.as_deref(), Some("default"));
     let networks = json!([{"name": "lan", "multus": {"networkName": "br-lan", "default": true}}]);
     let facts = vmi(json!({"networks": networks}), json!(null));
     assert_eq!(facts.nics.networks().collect::<Vec<_>>(), ["lan"]);

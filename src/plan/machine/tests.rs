@@ -18,7 +18,7 @@ fn facts(annotations: &[(&str, &str)], nics: Option<Nics>) -> PodFacts {
 
 fn nics() -> Nics {
     let secondary = vec!["lan".into(), "dmz".into()];
-    Nics { queues: [("lan".to_owned(), 4)].into(), secondary, primary: None }
+    Nics { queues: [("lan".to_owned(), 4)].into(), secondary, ..Nics::default() }
 }
 
 fn asked(facts: &PodFacts, ifname: &str) -> Outcome<Option<String>> {
@@ -49,6 +49,17 @@ fn where_the_name_leads_nowhere_the_description_does() {
     let unknown = facts(&[(annotation::NETWORKS, ORDINAL), wish], None);
     let failure = asked(&unknown, "net2").unwrap_err();
     assert!(failure.msg.contains("\"dmz\"") && failure.msg.contains("poda393efd3bab"), "{failure}");
+}
+
+/// As with OVN-Kubernetes, whose networks take the pod's own place: that network's addresses are none of ours.
+#[test]
+fn the_pods_own_network_is_left_alone() {
+    let wish = r#"{"primary-udn":["192.168.200.25","fd00::25"],"lan":["192.0.2.10/24"]}"#;
+    let own = r#"[{"name":"default","namespace":"ovn","ips":["192.168.200.25/24"]}]"#;
+    let annotations = [(annotation::NETWORKS, HASHED), (ADDRESSES, wish), ("v1.multus-cni.io/default-network", own)];
+    let of = facts(&annotations, Some(Nics { pod: Some("primary-udn".into()), ..nics() }));
+    assert_eq!((asked(&of, "eth0"), asked(&of, "pod094a367b026")), (Ok(None), Ok(Some("192.0.2.10/24".into()))));
+    assert!(asked(&facts(&annotations, Some(nics())), "eth0").unwrap_err().msg.contains("primary-udn"));
 }
 
 #[test]
