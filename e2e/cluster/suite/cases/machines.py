@@ -5,7 +5,7 @@ import json
 
 from . import case
 from .agents import tidy
-from .. import cluster, meta
+from .. import cluster, lan, meta
 from ..cluster import HERE, ROOT, claim, get, kubectl, same, until
 from ..world import NETWORKS, Pod, bridge, host_local, lan_address
 
@@ -205,3 +205,28 @@ def machine_asks_for_addresses(world):
     until(30, "the status", pod.status)
     claim("another address", pod.status()[1]["ips"] != [high])
     world.note(f"host-local gave {pod.status()[1]['ips'][0]} of {low} and up")
+
+
+@case("own", "meta", alone=True)
+@tidy
+def machine_asks_the_lans_server(world):
+    """IPAM dhcp: the LAN's server gives a machine the address that it asks for; where it gives another one, the machine does not start."""
+    node, owner = world.nodes[0], instance(world)
+    kubectl("apply", "-f", str(ROOT / "kubevirt/binding-nad.yaml"))
+    world.nad("br-lan", bridge("br-lan", ipam={"type": "dhcp"}))
+    with lan.Dhcp() as server:
+        address, elsewhere = f"{lan.NET}.77", "203.0.113.7"
+        pod = launcher(world, "trestle", "aaaaa", node, owner, asks={"lan": [f"{address}/24"]})
+        world.ready(pod)
+        until(30, "the status", pod.status)
+        entry, = pod.has_status((f"{world.namespace}/br-lan", f"pod{H}"))
+        same("addresses in the status", entry.get("ips"), [address])
+        same("addresses on the link", pod.addresses(f"pod{H}"), [])
+        same("leases", server.leased(), {address})
+        world.delete(pod)
+        until(30, "it is given back", lambda: not server.leased())
+        pod = launcher(world, "trestle", "bbbbb", node, owner, asks={"lan": [f"{elsewhere}/24"]})
+        pod.is_refused("TR0503", elsewhere, lan.NET)
+        told(world, "TR0503", elsewhere, lan.NET)
+        world.delete(pod)
+        until(30, "nothing is leased", lambda: not server.leased())
