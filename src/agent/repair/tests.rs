@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use tokio::time::{sleep, timeout};
 
 use super::*;
@@ -214,9 +214,10 @@ fn a_guard_whose_mac_nobody_wrote_down_is_told() {
     let node = Node::new();
     let pod = node.pod("web");
     node.at(&pod).with(json!({"macspoofchk": true})).add().unwrap();
-    let mut entry = node.entry("c1", "net1", Role::Wire).unwrap();
-    entry.record.as_object_mut().unwrap().shift_remove("guarded").expect("the MAC");
-    Journal(&node.dirs).write(&entry.id, &"lan".parse().unwrap(), &entry.record).unwrap();
+    let entry = node.entry("c1", "net1", Role::Wire).unwrap();
+    let mut record: Map<String, Value> = entry.record.parse().unwrap();
+    record.shift_remove("guarded").expect("the MAC");
+    Journal(&node.dirs).write(&entry.id, &"lan".parse().unwrap(), &record).unwrap();
     beside(&node, false, async |words, _| {
         node.sh("nft flush ruleset");
         until("told", || words.borrow().len() == 1).await;

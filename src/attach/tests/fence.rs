@@ -187,10 +187,10 @@ fn a_leases_address_does_not_come_back_to_a_bound_link() {
     let wire = wire(&node, &pod);
     wire.add().unwrap();
     bind(&node, &pod).add().unwrap();
-    let mut entry = node.entry("c1", "net2", Role::Bind).unwrap();
-    let guest = &mut entry.record["guest"];
-    guest["lease"] = json!(POD_LINK);
-    Journal(&node.dirs).write(&entry.id, &entry.network.parse().unwrap(), &entry.record).unwrap();
+    let entry = node.entry("c1", "net2", Role::Bind).unwrap();
+    let mut record: Value = entry.record.parse().unwrap();
+    record["guest"]["lease"] = json!(POD_LINK);
+    Journal(&node.dirs).write(&entry.id, &entry.network.parse().unwrap(), &record).unwrap();
     let only = |node: &Node| served(node).remove(0).terms;
     assert_eq!(only(&node), Terms::NoLease);
     let lease: crate::ipam::dhcp::Lease = serde_json::from_value(json!({
