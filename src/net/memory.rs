@@ -18,7 +18,7 @@ mod tests {
 
     fn resident_mib() -> usize {
         let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-        text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096 >> 20
+        (text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096) >> 20
     }
 
     #[test]
