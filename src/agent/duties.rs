@@ -93,7 +93,7 @@ pub async fn leases(ctx: Context) -> Outcome<()> {
 
 pub async fn guests(ctx: Context) -> Outcome<()> {
     tokio::select! {
-        done = guests::run(&ctx, ()) => done,
+        done = guests::run(&ctx, guests::OfMachine(ctx.clone())) => done,
         () = ctx.ended() => Ok(()),
     }
 }

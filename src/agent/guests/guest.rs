@@ -25,7 +25,8 @@ use crate::types::{AttachmentId, Code, Failure, Mac, Outcome, Role};
 
 /// Until a link that cannot be listened at is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long a first question waits for what the machine's owner has set: clients ask again after some seconds.
+/// How long questions wait for what the machine's owner has set: clients ask again after some seconds, and seldom within these
+/// first ones.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Until somebody who could not be asked is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
@@ -58,8 +59,8 @@ pub struct GuestTask<S> {
     served: Served,
     at: At,
     notes: Notes,
-    /// Nobody has said for too long what the owner has set.
-    impatient: bool,
+    /// Until when a question waits for what the owner has set.
+    patient_until: Instant,
     /// Addresses that the guest declined, told already.
     declined: Vec<Ipv4Addr>,
 }
@@ -68,7 +69,8 @@ impl<S: Source> GuestTask<S> {
     pub fn new(ctx: &Context, host: &Arc<Namespace>, source: &Arc<S>, served: Served) -> Self {
         let notes = Notes::read(&ctx.dirs, &served.container, &served.ifname);
         let (ctx, host, source, at) = (ctx.clone(), Arc::clone(host), Arc::clone(source), At::of(&served));
-        Self { ctx, host, source, served, at, notes, impatient: false, declined: Vec::new() }
+        let patient_until = Instant::now() + PATIENCE;
+        Self { ctx, host, source, served, at, notes, patient_until, declined: Vec::new() }
     }
 
     pub async fn run(mut self) {
@@ -91,29 +93,25 @@ impl<S: Source> GuestTask<S> {
         tracing::debug!(guest = %self.name(), index = self.at.index, "listening");
         let (source, served) = (Arc::clone(&self.source), self.served.clone());
         let mut asking = Box::pin(async move { wanted(&*source, &served).await });
-        let mut waiting: Option<(Instant, Vec<u8>)> = None;
+        let mut waiting: Option<Vec<u8>> = None;
         let mut second = (Instant::now(), 0);
         loop {
-            let until = waiting.as_ref().map_or_else(Instant::now, |(until, _)| *until);
             tokio::select! {
                 question = socket.heard() => {
-                    if let Some(payload) = self.take(&socket, question?)? {
-                        let until = waiting.map_or_else(|| Instant::now() + PATIENCE, |(until, _)| until);
-                        waiting = Some((until, payload));
-                    }
+                    // The last one counts.
+                    waiting = self.take(&socket, question?)?.or(waiting);
                     second = pace(second).await;
                 }
                 wanted = &mut asking, if self.notes.wanted.is_none() => {
                     self.notes.wanted = Some(wanted);
                     self.note();
-                    if let Some((_, payload)) = waiting.take() {
+                    if let Some(payload) = waiting.take() {
                         self.answer(&socket, &payload)?;
                     }
                 }
-                () = sleep_until(until), if waiting.is_some() => {
-                    self.impatient = true;
+                () = sleep_until(self.patient_until), if waiting.is_some() => {
                     tracing::warn!(guest = %self.name(), "nobody says which dhcpOptions the machine has: answered without");
-                    if let Some((_, payload)) = waiting.take() {
+                    if let Some(payload) = waiting.take() {
                         self.answer(&socket, &payload)?;
                     }
                 }
@@ -142,7 +140,9 @@ impl<S: Source> GuestTask<S> {
                 socket.is_here(self.macs(mac), SERVER_ID, sender)?;
             }
             Heard::Arp(_) => {}
-            Heard::Udp { payload, .. } if self.notes.wanted.is_none() && !self.impatient => return Ok(Some(payload)),
+            Heard::Udp { payload, .. } if self.notes.wanted.is_none() && Instant::now() < self.patient_until => {
+                return Ok(Some(payload));
+            }
             Heard::Udp { payload, .. } => self.answer(socket, &payload)?,
         }
         Ok(None)

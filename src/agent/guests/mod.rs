@@ -10,6 +10,7 @@
 
 mod gift;
 mod guest;
+mod machine;
 mod notes;
 #[cfg(test)]
 mod testing;
@@ -34,6 +35,7 @@ use crate::store::{Journal, make_dir};
 use crate::types::{ContainerId, Failure, IfName, Outcome};
 
 pub use self::gift::Wanted;
+pub use self::machine::OfMachine;
 
 /// Events may be lost; so often everything is looked at.
 const LOOK: Duration = Duration::from_secs(10);
@@ -48,6 +50,7 @@ pub trait Source: Send + Sync + 'static {
 }
 
 /// Nothing is set.
+#[cfg(test)]
 impl Source for () {
     async fn wanted(&self, _: &Served) -> Outcome<Wanted> {
         Ok(Wanted::default())

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use super::testing::{Client, MAC, ROUTER, bind, hold, unbind};
 use super::*;
-use crate::agent::testing::{context, eventually};
+use crate::agent::testing::{Cluster, context, eventually, pod_object, vmi_object};
 use crate::api::On;
 use crate::attach::SERVER_ID;
 use crate::ipam::dhcp::server::DhcpOptions;
@@ -27,7 +29,7 @@ struct Node {
     ctx: Context,
     end: (u32, Mac),
     pod: u32,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Node {
@@ -43,7 +45,7 @@ impl Node {
             pod: pod.index,
             host: host_ns,
             bench,
-            _dir: dir,
+            dir,
         }
     }
 
@@ -232,5 +234,26 @@ fn an_owner_who_cannot_be_asked_does_not_keep_a_guest_waiting() {
         let lease = node.client().ask(Start::Discover, SOON).await.unwrap();
         assert_eq!((lease.address, lease.hostname.as_deref()), (ADDRESS, Some("testvm")));
         assert!(began.elapsed() >= Duration::from_secs(4), "{:?}", began.elapsed());
+    });
+}
+
+#[test]
+fn a_machine_is_asked_what_its_guest_is_to_hear() {
+    block_on(async {
+        let node = Node::new().await;
+        let cluster = Cluster::new(node.dir.path());
+        let mut launcher = pod_object("virt-launcher-testvm-abcde", "u1", &json!({}));
+        launcher["metadata"]["ownerReferences"] =
+            json!([{"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "name": "testvm", "uid": "v1"}]);
+        cluster.put_silently(&launcher);
+        let mut vmi = vmi_object("testvm", "v1", 1);
+        vmi["spec"]["hostname"] = json!("db");
+        cluster.put_vmi(&vmi);
+        node.bind(false);
+        let _agent = node.agent(OfMachine(node.ctx.clone()));
+        let lease = node.client().ask(Start::Discover, SOON).await.unwrap();
+        assert_eq!((lease.address, lease.hostname.as_deref()), (ADDRESS, Some("db")));
+        let notes = Notes::read(&node.ctx.dirs, &"c1".parse().unwrap(), &"net1".parse().unwrap());
+        assert_eq!(notes.wanted.unwrap().options.tftp_server_name.as_deref(), Some("192.0.2.9"));
     });
 }
