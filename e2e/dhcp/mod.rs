@@ -3,6 +3,7 @@
 mod again;
 mod bound;
 mod faster;
+mod guest;
 mod hint;
 mod kept;
 mod lease;

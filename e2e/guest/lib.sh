@@ -4,6 +4,7 @@ H=094a367b026 # of KubeVirt's network name `lan`
 POD_NAME=virt-launcher-x-abcde
 POD=/run/netns/pod
 passed=0
+ipam= # of the wire; none: the LAN gives the guest its address
 failed=0
 
 # claim NAME COMMAND...: one line of the result. A failure does not end the scenario; `must` tells it to the caller, too.
@@ -57,6 +58,7 @@ small_dev() {
 # br-lan with an uplink into the namespace `lan`, where 10.77.0.1 gives leases.
 node() {
     mount -t tmpfs run /run
+    export TRESTLE_STATE_DIR=$WORK/state
     mount -t sysfs sysfs /sys
     small_dev
     ip link set lo up
@@ -70,7 +72,7 @@ node() {
     ip -n lan addr add 10.77.0.1/24 dev lan0
     ip -n lan link set lan0 up
     ip netns exec lan dnsmasq --no-daemon --conf-file=/dev/null --user=root --port=0 --bind-interfaces --interface=lan0 \
-        --dhcp-range=10.77.0.100,10.77.0.200,1h --dhcp-option=option:router,10.77.0.1 --no-ping --dhcp-authoritative \
+        --dhcp-range=10.77.0.100,10.77.0.200,2m --dhcp-sequential-ip --dhcp-option=option:router,10.77.0.1 --no-ping --dhcp-authoritative \
         --dhcp-leasefile="$WORK/leases" --pid-file= >"$WORK/dnsmasq.log" 2>&1 &
 }
 
@@ -79,7 +81,7 @@ cni() {
     local ifname=pod$H conf
     local annotations="\"runtimeConfig\": {\"io.kubernetes.cri.pod-annotations\": {\"kubevirt.io/domain\": \"x\"${queues_note}}}"
     if [ "$2" = wire ]; then
-        conf="{\"cniVersion\": \"1.0.0\", \"name\": \"br-lan\", \"type\": \"trestle\", \"bridge\": \"br-lan\", $annotations"
+        conf="{\"cniVersion\": \"1.0.0\", \"name\": \"br-lan\", \"type\": \"trestle\", \"bridge\": \"br-lan\"${ipam:+, \"ipam\": $ipam}, $annotations"
     else
         ifname=net1
         conf="{\"cniVersion\": \"1.0.0\", \"name\": \"trestle-binding\", \"type\": \"trestle\", \"args\": {\"cni\": {\"logicNetworkName\": \"lan\"}}, $annotations"

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::context::Context;
 use super::keeper::{BootClock, Children, Keeper, News, Report, keep};
 use super::metrics::{self, Family};
-use super::{advertise, repair, tell};
+use super::{advertise, guests, repair, tell};
 use crate::api::Limits;
 use crate::ipam::dhcp::Job;
 use crate::plan::BridgeRule;
@@ -88,6 +88,13 @@ pub async fn leases(ctx: Context) -> Outcome<()> {
             () = ctx.ended() => return Ok(()),
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+pub async fn guests(ctx: Context) -> Outcome<()> {
+    tokio::select! {
+        done = guests::run(&ctx, guests::OfMachine(ctx.clone())) => done,
+        () = ctx.ended() => Ok(()),
     }
 }
 

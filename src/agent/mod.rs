@@ -11,6 +11,7 @@ mod context;
 mod copies;
 mod duties;
 mod facts;
+mod guests;
 pub mod keeper;
 mod known;
 mod metrics;
@@ -83,6 +84,7 @@ const NODE_DUTIES: &[Duty] = &[
     Duty { name: "advertise", run: |ctx| Box::pin(duties::advertise(ctx)) },
     Duty { name: "repair", run: |ctx| Box::pin(duties::repair(ctx)) },
     Duty { name: "leases", run: |ctx| Box::pin(duties::leases(ctx)) },
+    Duty { name: "guests", run: |ctx| Box::pin(duties::guests(ctx)) },
     Duty { name: "calls", run: |ctx| Box::pin(duties::calls(ctx)) },
     Duty { name: "metrics", run: |ctx| Box::pin(duties::metrics(ctx)) },
 ];

@@ -20,6 +20,8 @@ pub struct Message {
     pub text: String,
     /// The machine of this pod is to hear of it too, and nobody knows yet which one that is.
     pub and_machine: bool,
+    /// Something is wrong.
+    pub warning: bool,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +78,7 @@ mod tests {
             reason: "r".into(),
             text: n.to_string(),
             and_machine: false,
+            warning: true,
         };
         for n in 0..=MOST {
             outbox.event(message(n));

@@ -54,16 +54,31 @@ pub async fn run(ctx: Context) -> Outcome<()> {
 
 /// An Event for the pod, and for the virtual machine in it.
 pub fn complain(ctx: &Context, pod: &PodRef, reason: &str, text: &str) {
-    let (reason, text) = (reason.to_owned(), text.to_owned());
-    let message = Message { about: pod.clone(), on: On::Pod, reason, text, and_machine: false };
+    let (message, owner) = message(ctx, pod, (reason, text), true);
+    if let Some(owner) = owner {
+        ctx.outbox.event(of_machine(&message, owner));
+    }
+    ctx.outbox.event(message);
+}
+
+/// Good news, for the virtual machine; for the pod where none is known in it.
+pub fn report(ctx: &Context, pod: &PodRef, reason: &str, text: &str) {
+    let (message, owner) = message(ctx, pod, (reason, text), false);
+    ctx.outbox.event(match owner {
+        Some(owner) => of_machine(&message, owner),
+        None => message,
+    });
+}
+
+/// For the pod; and whose machine is in it, if that is known.
+fn message(ctx: &Context, pod: &PodRef, (reason, text): (&str, &str), warning: bool) -> (Message, Option<Owner>) {
     let name = Name { namespace: pod.namespace.clone(), name: pod.name.clone() };
     let known = ctx.known.pods.get(&name);
     // A pod that the watch has not seen yet may fail at once.
     let and_machine = known.is_none() && PodFacts { pod: Some(pod.clone()), ..PodFacts::default() }.is_launcher();
-    if let Some(owner) = known.and_then(|known| known.vmi) {
-        ctx.outbox.event(of_machine(&message, owner));
-    }
-    ctx.outbox.event(Message { and_machine, ..message });
+    let (reason, text) = (reason.to_owned(), text.to_owned());
+    let message = Message { about: pod.clone(), on: On::Pod, reason, text, and_machine, warning };
+    (message, known.and_then(|known| known.vmi))
 }
 
 fn of_machine(of_pod: &Message, owner: Owner) -> Message {
@@ -204,8 +219,8 @@ impl Desk {
                     Err(failure) => tracing::warn!(%failure, "the machine does not hear of it"),
                 }
             }
-            let Message { about, on, reason, text, .. } = &message;
-            let event = Event { about, on: *on, reason, message: text, warning: true, component: COMPONENT };
+            let Message { about, on, reason, text, warning, .. } = &message;
+            let event = Event { about, on: *on, reason, message: text, warning: *warning, component: COMPONENT };
             let label = match self.api.event(&event).await {
                 Ok(()) => "done",
                 Err(failure) if failure.code == Code::ApiUnreachable => {

@@ -39,7 +39,6 @@ impl Machines {
 }
 
 /// Of the instance that a pod belongs to. For who asks now and then: it has a connection of its own.
-#[allow(dead_code, reason = "the guests' DHCP asks by it")]
 pub async fn of(ctx: &Context, pod: &PodRef) -> Outcome<VmiFacts> {
     if let Some(facts) = pod.uid.as_deref().and_then(|uid| ctx.known.machines.get(uid)) {
         return Ok(facts);

@@ -24,7 +24,6 @@ mod ipam;
 mod macvlan;
 mod mend;
 mod record;
-#[allow(dead_code, reason = "for the agent's duty that answers guests")]
 mod served;
 mod status;
 #[cfg(test)]
@@ -44,16 +43,11 @@ use crate::types::{AttachmentId, Code, ContainerId, Failure, IfName, Outcome, Ro
 
 pub use asked::with_addresses;
 pub use del::del;
-#[allow(unused_imports, reason = "for the agent's duty that answers guests")]
-pub use fence::SERVER_ID;
-pub use fence::{Fence, fences};
+pub use fence::{Fence, SERVER_ID, fences};
 pub use filters::{Missing, PodRules, amiss, rules};
 pub use gc::{gc, take};
 pub use mend::{Node, PodPort, ports};
-#[allow(unused_imports, reason = "for the agent's duty that answers guests")]
-pub use record::{Given, Guest};
-pub use record::{Place, place};
-#[allow(unused_imports, reason = "for the agent's duty that answers guests")]
+pub use record::{Guest, Place, place};
 pub use served::{Served, Terms, guests, served};
 pub use status::{journal_is_writable, status};
 

@@ -1,9 +1,13 @@
 //! Packets to a DHCP client. An input is one byte that says how the client begins, then turns of a tag, a length and as
 //! many bytes: an answer to the last question, a packet as it is, time that passes, the end of a probe.
+//!
+//! Packets of a guest to the server that has it as its one client: one byte whose bits say whether something is given to
+//! it, and whether the rest is the options alone, then the packet.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use crate::ipam::dhcp::server::{DhcpOptions, Gift, Verdict, turn};
 use crate::ipam::dhcp::{Action, Identity, Lease, Machine, Route, Start, Wish, release};
 use crate::types::Mac;
 
@@ -30,6 +34,33 @@ pub fn turns(data: &[u8]) {
         client.turn(*tag, turn);
         client.drain();
         rest = tail;
+    }
+}
+
+pub fn question(data: &[u8]) {
+    let Some((first, rest)) = data.split_first() else { return };
+    let mut packet = Vec::new();
+    if first & 2 != 0 {
+        packet = vec![0; 236];
+        packet[..3].copy_from_slice(&[1, 1, 6]);
+        packet[28..34].copy_from_slice(&MAC.bytes());
+        packet.extend([99, 130, 83, 99]);
+    }
+    packet.extend(rest);
+    let options = DhcpOptions {
+        boot_file_name: Some("pxe/file".into()),
+        tftp_server_name: Some("192.0.2.69".into()),
+        ntp_servers: vec![Ipv4Addr::new(192, 0, 2, 123)],
+        private: (220..=255).map(|code| (code, "v".repeat(100))).collect(),
+    };
+    let gift = Gift { hardware: MAC, lease: lease(), options, link_mtu: 1500 };
+    let Some(turn) = turn(&packet, MAC, Some(&gift).filter(|_| first & 1 != 0)) else { return };
+    let Some(reply) = turn.reply else { return };
+    assert!(first & 1 != 0 && (300..=1472).contains(&reply.payload.len()), "{reply:?}");
+    assert_eq!(reply.payload[..3], [2, 1, 6]);
+    assert_eq!(reply.payload[28..34], MAC.bytes());
+    if reply.verdict == Verdict::Ack {
+        assert_eq!((turn.address, &reply.payload[16..20]), (Some(ADDRESS), &ADDRESS.octets()[..]));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Fuzz targets: what strangers write and this program reads. Built by `e2e/fuzz` only.
 //!
 //! A crate without a library has one binary for all of them; `TRESTLE_FUZZ` names the target. An input is text as a
-//! person would write it, so that the corpus in `e2e/corpus` can be read; only `dhcp` takes packets. Besides "does not
+//! person would write it, so that the corpus in `e2e/corpus` can be read; only `dhcp` and `guest` take packets. Besides "does not
 //! panic" each target asserts what the rooms above rely on.
 #![allow(unsafe_code, reason = "the macro exports the function that libFuzzer calls")]
 
@@ -24,6 +24,7 @@ static TARGET: LazyLock<fn(&[u8])> = LazyLock::new(|| match std::env::var("TREST
     Ok("nad") => |data| nads(&String::from_utf8_lossy(data)),
     Ok("cni") => |data| call(&String::from_utf8_lossy(data)),
     Ok("dhcp") => dhcp::turns,
+    Ok("guest") => dhcp::question,
     other => panic!("TRESTLE_FUZZ names no target: {other:?}"),
 });
 

@@ -1,4 +1,4 @@
-//! Frames of a DHCP client, built and read: Ethernet, ARP, IPv4 and UDP with their checksums.
+//! Frames of a DHCP client, and of a server for one, built and read: Ethernet, ARP, IPv4 and UDP with their checksums.
 //!
 //! Pure: bytes in, bytes out. What is in a datagram is not known here, and what comes from the network is never trusted.
 
@@ -10,7 +10,7 @@ pub const IPV4: u16 = 0x0800;
 pub const ARP: u16 = 0x0806;
 pub const UDP: u8 = 17;
 pub const CLIENT: u16 = 68;
-const SERVER: u16 = 67;
+pub const SERVER: u16 = 67;
 pub const EVERYBODY: Mac = Mac::new([0xff; 6]);
 /// Shortest Ethernet frame without its checksum: a real NIC pads, and some drivers count on it.
 const SHORTEST: usize = 60;
@@ -18,6 +18,9 @@ const ETHERNET: usize = 14;
 const IP: usize = 20;
 const UDP_HEADER: usize = 8;
 const TTL: u8 = 64;
+/// ARP's operations.
+pub const QUESTION: u8 = 1;
+const ANSWER: u8 = 2;
 
 /// Who sends a frame, and whom to.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +44,14 @@ pub struct Arp {
     pub target: Ipv4Addr,
 }
 
+/// What a server hears of its clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// The frame's own source.
+    pub source: Mac,
+    pub heard: Heard,
+}
+
 fn ethernet(macs: Macs, kind: u16) -> Vec<u8> {
     let mut f = Vec::with_capacity(SHORTEST);
     f.extend(macs.destination.bytes());
@@ -53,7 +64,7 @@ fn ethernet(macs: Macs, kind: u16) -> Vec<u8> {
 pub fn arp(source: Mac, sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     let mut f = ethernet(Macs { source, destination: EVERYBODY }, ARP);
     // Ethernet, IPv4, lengths of their addresses, a question.
-    f.extend([0, 1, 8, 0, 6, 4, 0, 1]);
+    f.extend([0, 1, 8, 0, 6, 4, 0, QUESTION]);
     f.extend(source.bytes());
     f.extend(sender.octets());
     f.extend([0; 6]);
@@ -62,11 +73,33 @@ pub fn arp(source: Mac, sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     f
 }
 
+/// Says where `sender` is to somebody who asked.
+pub fn arp_answer(macs: Macs, sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
+    let mut f = ethernet(macs, ARP);
+    f.extend([0, 1, 8, 0, 6, 4, 0, ANSWER]);
+    f.extend(macs.source.bytes());
+    f.extend(sender.octets());
+    f.extend(macs.destination.bytes());
+    f.extend(target.octets());
+    f.resize(SHORTEST, 0);
+    f
+}
+
 /// A datagram from port 68 to port 67.
 pub fn udp(macs: Macs, from: Ipv4Addr, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
+    datagram(macs, (from, CLIENT), (to, SERVER), payload)
+}
+
+/// A datagram from port 67 to port 68.
+pub fn udp_answer(macs: Macs, from: Ipv4Addr, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
+    datagram(macs, (from, SERVER), (to, CLIENT), payload)
+}
+
+fn datagram(macs: Macs, from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), payload: &[u8]) -> Vec<u8> {
+    let ((from, source), (to, destination)) = (from, to);
     let length = (UDP_HEADER + payload.len()) as u16;
     let mut datagram = Vec::with_capacity(usize::from(length));
-    for field in [CLIENT, SERVER, length, 0] {
+    for field in [source, destination, length, 0] {
         datagram.extend(field.to_be_bytes());
     }
     datagram.extend(payload);
@@ -90,12 +123,27 @@ pub fn udp(macs: Macs, from: Ipv4Addr, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> 
     f
 }
 
-/// None: neither of the two, torn, or damaged on the way.
+/// For a client. None: neither of the two, torn, or damaged on the way.
 pub fn read(frame: &[u8]) -> Option<Heard> {
+    read_for(CLIENT, frame)
+}
+
+/// For a server, likewise; of ARP the questions alone.
+pub fn read_question(frame: &[u8]) -> Option<Question> {
+    let heard = read_for(SERVER, frame)?;
+    let asks = |at: usize| u16_at(frame, at) == Some(QUESTION.into());
+    if matches!(heard, Heard::Arp(_)) && !asks(ETHERNET + 6) {
+        return None;
+    }
+    let source = Mac::new(frame.get(6..12)?.try_into().ok()?);
+    Some(Question { source, heard })
+}
+
+fn read_for(port: u16, frame: &[u8]) -> Option<Heard> {
     let body = frame.get(ETHERNET..)?;
     match u16_at(frame, 12)? {
         ARP => read_arp(body),
-        IPV4 => read_udp(body),
+        IPV4 => read_udp(port, body),
         _ => None,
     }
 }
@@ -108,7 +156,7 @@ fn read_arp(b: &[u8]) -> Option<Heard> {
     Some(Heard::Arp(Arp { mac, sender: address_at(b, 14)?, target: address_at(b, 24)? }))
 }
 
-fn read_udp(b: &[u8]) -> Option<Heard> {
+fn read_udp(port: u16, b: &[u8]) -> Option<Heard> {
     let first = *b.first()?;
     let header = usize::from(first & 15) * 4;
     let packet = b.get(..usize::from(u16_at(b, 2)?))?;
@@ -121,7 +169,7 @@ fn read_udp(b: &[u8]) -> Option<Heard> {
     let datagram = packet.get(header..)?;
     let length = u16_at(datagram, 4)?;
     let datagram = datagram.get(..usize::from(length))?;
-    if u16_at(datagram, 2)? != CLIENT || !sound(datagram, pseudo_header(from, to, length)) {
+    if u16_at(datagram, 2)? != port || !sound(datagram, pseudo_header(from, to, length)) {
         return None;
     }
     Some(Heard::Udp { from, payload: datagram.get(UDP_HEADER..)?.to_vec() })
@@ -172,10 +220,7 @@ mod tests {
 
     /// As a server would send it.
     fn answer(payload: &[u8]) -> Vec<u8> {
-        let mut f = udp(MACS, FROM, Ipv4Addr::BROADCAST, payload);
-        // Ports the other way round: the sum does not change.
-        f[34..38].copy_from_slice(&[0, 67, 0, 68]);
-        f
+        udp_answer(MACS, FROM, Ipv4Addr::BROADCAST, payload)
     }
 
     #[test]
@@ -186,6 +231,20 @@ mod tests {
             assert_eq!(frame.len(), SHORTEST);
             assert_eq!(read(&frame), Some(Heard::Arp(Arp { mac: MACS.source, sender, target })));
         }
+    }
+
+    #[test]
+    fn a_server_hears_questions_alone() {
+        let question = udp(MACS, Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, b"q");
+        let heard = Heard::Udp { from: Ipv4Addr::UNSPECIFIED, payload: b"q".to_vec() };
+        assert_eq!(read_question(&question), Some(Question { source: MACS.source, heard }));
+        let asks = arp(MACS.source, FROM, Ipv4Addr::new(192, 0, 2, 9));
+        assert!(read_question(&asks).is_some_and(|q| matches!(q.heard, Heard::Arp(_))));
+        let told = arp_answer(MACS, FROM, Ipv4Addr::new(192, 0, 2, 9));
+        assert!(read_question(&told).is_none() && read_question(&answer(b"a")).is_none());
+        let expected = Arp { mac: MACS.source, sender: FROM, target: Ipv4Addr::new(192, 0, 2, 9) };
+        assert_eq!((told.len(), read(&told)), (SHORTEST, Some(Heard::Arp(expected))));
+        assert_eq!(read(&question), None);
     }
 
     #[test]
@@ -231,7 +290,7 @@ mod tests {
             if let (Some(at), 1..) = (frame.get_mut(12..14), kind) {
                 at.copy_from_slice(&if kind == 1 { IPV4 } else { ARP }.to_be_bytes());
             }
-            let _ = read(&frame);
+            let _ = (read(&frame), read_question(&frame));
         }
 
         #[test]

@@ -4,6 +4,8 @@
 //! It knows frames and their checksums, and neither DHCP nor why somebody asks. The socket is opened inside the link's
 //! namespace and used from outside. It sees a frame before tc does: also one that a redirect takes to a guest's tap.
 
+mod server;
+
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -18,9 +20,16 @@ use super::frame::{self, Heard};
 use super::{Namespace, NetError, NetResult};
 use crate::types::Mac;
 
+pub use self::server::ServerSocket;
+
 /// Frames of a link of at most this MTU are whole: DHCP answers have 576 bytes, seldom more.
 const LARGEST: usize = 2048;
 const ALL: u16 = libc::ETH_P_ALL as u16;
+// From linux/filter.h: beside the frame, below 2^32.
+const AUXILIARY: u32 = 0xffff_f000;
+const PACKET_TYPE: u32 = AUXILIARY + 4;
+const TAG: u32 = AUXILIARY + 44;
+const TAG_PRESENT: u32 = AUXILIARY + 48;
 
 /// Open on one link.
 #[derive(Debug)]
@@ -107,14 +116,7 @@ impl AsFd for PacketSocket {
 /// What the kernel lets through: not what this node sends, no tagged frame (another VLAN's), ARP, and whole UDP
 /// datagrams over IPv4 to port 68.
 fn filter() -> [sock_filter; 16] {
-    const fn op(code: u32, k: u32, yes: u8, no: u8) -> sock_filter {
-        sock_filter { code: code as u16, jt: yes, jf: no, k }
-    }
     use libc::{BPF_ABS, BPF_B, BPF_H, BPF_IND, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_LD, BPF_LDX, BPF_MSH, BPF_RET, BPF_W};
-    // Both from linux/filter.h: beside the frame, below 2^32.
-    const AUXILIARY: u32 = 0xffff_f000;
-    const PACKET_TYPE: u32 = AUXILIARY + 4;
-    const TAG_PRESENT: u32 = AUXILIARY + 48;
     let equal = BPF_JMP | BPF_JEQ;
     [
         op(BPF_LD | BPF_W | BPF_ABS, PACKET_TYPE, 0, 0),
@@ -136,13 +138,22 @@ fn filter() -> [sock_filter; 16] {
     ]
 }
 
+const fn op(code: u32, k: u32, yes: u8, no: u8) -> sock_filter {
+    sock_filter { code: code as u16, jt: yes, jf: no, k }
+}
+
 fn attach(socket: &OwnedFd, filter: &[sock_filter]) -> nix::Result<()> {
     let program = sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
-    let (at, len) = ((&raw const program).cast(), size_of::<sock_fprog>() as u32);
-    #[expect(unsafe_code, reason = "nix does not know this option")]
-    // SAFETY: `program` and the instructions that it points to outlive the call, which copies them; both lengths are
-    // their own. The kernel only reads.
-    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, at, len) };
+    // The instructions outlive the call, which copies them.
+    set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+}
+
+/// An option that nix does not know. What `value` points to, if it does, has to outlive the call.
+fn set<T>(socket: &OwnedFd, level: c_int, option: c_int, value: &T) -> nix::Result<()> {
+    let (at, len) = ((&raw const *value).cast(), size_of::<T>() as u32);
+    #[expect(unsafe_code, reason = "nix does not know these options")]
+    // SAFETY: `value` is whole and outlives the call, and the length is its own. The kernel only reads.
+    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, at, len) };
     Errno::result(done).map(drop)
 }
 

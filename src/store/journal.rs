@@ -97,7 +97,7 @@ impl Journal<'_> {
 
     /// All entries there are.
     pub fn all(&self) -> Outcome<Vec<Outcome<Entry>>> {
-        let root = self.root();
+        let root = self.folder();
         let mut all = Vec::new();
         for name in names(&root)? {
             // A container whose directory cannot be listed does not hide the others either.
@@ -124,12 +124,13 @@ impl Journal<'_> {
         remove_directory(parent(&path))
     }
 
-    fn root(&self) -> PathBuf {
+    /// Where the entries are, in a directory for each container, for whoever watches it.
+    pub fn folder(&self) -> PathBuf {
         self.0.run.join("journal")
     }
 
     fn container(&self, container: &ContainerId) -> PathBuf {
-        self.root().join(file_name(container).as_ref())
+        self.folder().join(file_name(container).as_ref())
     }
 
     /// An interface name has neither `/` nor more than 15 bytes, and whatever it ends in, `.json` comes after it.

@@ -15,7 +15,7 @@ mod clock;
 mod keeping;
 mod queue;
 mod schedule;
-mod watch;
+pub mod watch;
 
 use std::collections::HashMap;
 use std::path::PathBuf;

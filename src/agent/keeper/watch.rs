@@ -1,10 +1,11 @@
-//! Which files in a directory have changed, by inotify. Events are a shortcut: whoever uses this looks at everything from
+//! Which files in a directory have changed, or in the directories in it, by inotify. Events are a shortcut: whoever uses this looks at everything from
 //! time to time, as a directory may be replaced, events be lost, or inotify not be had at all.
 
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::PathBuf;
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use tokio::io::unix::AsyncFd;
 
 const WHAT: AddWatchFlags = AddWatchFlags::IN_MOVED_TO
@@ -27,6 +28,15 @@ pub struct Watch {
     folder: PathBuf,
     events: Option<AsyncFd<Events>>,
     watched: Option<WatchDescriptor>,
+    /// Of a tree: the directories in it, by name.
+    inner: Option<HashMap<WatchDescriptor, String>>,
+}
+
+/// What one event says.
+enum Word {
+    Changed(String),
+    Anything,
+    Nothing,
 }
 
 impl Watch {
@@ -36,15 +46,22 @@ impl Watch {
         let registered = |inotify| AsyncFd::new(Events(inotify));
         let events = Inotify::init(flags).map_err(Into::into).and_then(registered);
         if let Err(failure) = &events {
-            tracing::warn!(%failure, "no inotify: new leases are seen somewhat later");
+            tracing::warn!(%failure, "no inotify: what is new is seen somewhat later");
         }
-        Self { folder, events: events.ok(), watched: None }
+        Self { folder, events: events.ok(), watched: None, inner: None }
     }
 
-    /// Of the directory that is at the path now. One that is watched already stays so.
+    /// Also of the directories in it. What has changed then is named by its directory, and that itself is not seen until
+    /// [`Watch::renew`].
+    pub fn of_tree(folder: PathBuf) -> Self {
+        Self { inner: Some(HashMap::new()), ..Self::new(folder) }
+    }
+
+    /// Of the directories that are at the paths now. One that is watched already stays so.
     pub fn renew(&mut self) {
         let Some(events) = &self.events else { return };
-        let now = events.get_ref().0.add_watch(&self.folder, WHAT).ok();
+        let what = if self.inner.is_some() { WHAT | AddWatchFlags::IN_CREATE } else { WHAT };
+        let now = events.get_ref().0.add_watch(&self.folder, what).ok();
         if let Some(before) = self.watched
             && now != Some(before)
         {
@@ -52,6 +69,15 @@ impl Watch {
             let _ = events.get_ref().0.rm_watch(before);
         }
         self.watched = now;
+        if let Some(inner) = &mut self.inner {
+            let there = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+            // A file among them is refused (IN_ONLYDIR), and one that is watched keeps its number.
+            let watch = |entry: std::fs::DirEntry| {
+                let number = events.get_ref().0.add_watch(&entry.path(), WHAT).ok()?;
+                Some((number, entry.file_name().into_string().ok()?))
+            };
+            *inner = there.filter_map(watch).collect();
+        }
     }
 
     /// Names that have changed; None: anything may have. Safe to be dropped while it waits.
@@ -60,17 +86,29 @@ impl Watch {
         loop {
             let Ok(mut ready) = events.readable().await else { return std::future::pending().await };
             let Ok(read) = ready.try_io(|fd| Ok(fd.get_ref().0.read_events()?)) else { continue };
-            let all = read.ok()?;
-            if all.iter().any(|e| e.name.is_none()) {
-                return None;
+            let mut names = BTreeSet::new();
+            for event in read.ok()? {
+                match self.word(event) {
+                    Word::Changed(name) => drop(names.insert(name)),
+                    Word::Anything => return None,
+                    Word::Nothing => {}
+                }
             }
-            let mut names: Vec<String> =
-                all.into_iter().filter_map(|e| e.name?.into_string().ok()).filter(|n| n.ends_with(".json")).collect();
-            names.sort();
-            names.dedup();
             if !names.is_empty() {
-                return Some(names);
+                return Some(names.into_iter().collect());
             }
+        }
+    }
+
+    fn word(&self, event: InotifyEvent) -> Word {
+        let inner = self.inner.as_ref().and_then(|inner| inner.get(&event.wd));
+        let Some(name) = event.name else { return inner.map_or(Word::Anything, |name| Word::Changed(name.clone())) };
+        let Ok(name) = name.into_string() else { return Word::Nothing };
+        let record = name.ends_with(".json");
+        match inner {
+            Some(directory) if record => Word::Changed(directory.clone()),
+            None if record || self.inner.is_some() => Word::Changed(name),
+            _ => Word::Nothing,
         }
     }
 }
@@ -98,6 +136,40 @@ mod tests {
             std::fs::remove_dir_all(&folder).unwrap();
             while tokio::time::timeout(soon, watch.changed()).await.unwrap().is_some() {}
             std::fs::create_dir(&folder).unwrap();
+        }
+    }
+
+    /// As the journal is written: a directory for each container, which comes and goes with its files.
+    #[tokio::test]
+    async fn names_of_directories_in_which_something_changed() {
+        let tmp = tempfile::tempdir().unwrap();
+        let folder = tmp.path().join("journal");
+        std::fs::create_dir(&folder).unwrap();
+        let mut watch = Watch::of_tree(folder.clone());
+        watch.renew();
+        let soon = Duration::from_secs(20);
+        let one = |name: &str| Some(vec![name.to_owned()]);
+        for _ in 0..2 {
+            std::fs::create_dir(folder.join("c1")).unwrap();
+            assert_eq!(tokio::time::timeout(soon, watch.changed()).await.unwrap(), one("c1"));
+            watch.renew();
+            watch.renew();
+            for act in ["written", "removed"] {
+                let file = folder.join("c1/net1.bind.json");
+                match act {
+                    "written" => {
+                        std::fs::write(folder.join("c1/net1.bind.json.1.new"), "").unwrap();
+                        std::fs::rename(folder.join("c1/net1.bind.json.1.new"), file).unwrap();
+                    }
+                    _ => std::fs::remove_file(file).unwrap(),
+                }
+                assert_eq!(tokio::time::timeout(soon, watch.changed()).await.unwrap(), one("c1"), "{act}");
+            }
+            std::fs::remove_dir(folder.join("c1")).unwrap();
+            assert_eq!(tokio::time::timeout(soon, watch.changed()).await.unwrap(), one("c1"), "the directory");
+            watch.renew();
+            // Whatever is still said of it.
+            while tokio::time::timeout(Duration::from_millis(50), watch.changed()).await.is_ok() {}
         }
     }
 }

@@ -48,6 +48,12 @@ pub struct Route {
 impl Lease {
     pub const FOR_EVER: u32 = u32::MAX;
 
+    /// The same for so long from now, with the usual times in it.
+    pub fn for_seconds(self, seconds: u32) -> Self {
+        let (t1, t2) = times(seconds, None, None);
+        Self { seconds, t1, t2, ..self }
+    }
+
     /// Says what is senseless where it is no lease.
     pub(super) fn of(reply: &Reply, server: Ipv4Addr) -> Result<Self, String> {
         let address = reply.address;

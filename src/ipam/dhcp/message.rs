@@ -19,16 +19,16 @@ pub const OVERLOAD: u8 = 52;
 pub const MESSAGE_TYPE: u8 = 53;
 pub const SERVER: u8 = 54;
 pub const REQUEST_LIST: u8 = 55;
-const TEXT: u8 = 56;
-const MAX_SIZE: u8 = 57;
+pub const TEXT: u8 = 56;
+pub const MAX_SIZE: u8 = 57;
 pub const CLIENT_ID: u8 = 61;
 
 /// Room for an answer that is not fragmented on an Ethernet with a tag or two.
 const LARGEST: u16 = 1472;
 const BOOT_REPLY: u8 = 2;
-const ETHERNET: u8 = 6;
+pub const ETHERNET: u8 = 6;
 /// Up to the magic cookie and with it.
-const FIXED: usize = 240;
+pub const FIXED: usize = 240;
 
 /// One question, as far as it differs from another of the same client.
 pub struct Question {
@@ -137,7 +137,7 @@ impl Reply {
 
 /// All options, those that stand in the fields for names too (option 52, in RFC 3396's order); the parts of one that
 /// was split are joined, wherever they stand.
-fn options(payload: &[u8]) -> BTreeMap<u8, Vec<u8>> {
+pub fn options(payload: &[u8]) -> BTreeMap<u8, Vec<u8>> {
     let mut all: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
     let mut take = |area: &[u8]| {
         for option in DhcpOptionIterator::new(area) {

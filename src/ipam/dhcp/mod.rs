@@ -17,6 +17,7 @@ mod machine;
 mod message;
 mod options;
 mod random;
+pub mod server;
 #[cfg(test)]
 mod tests;
 

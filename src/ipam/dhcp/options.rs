@@ -15,10 +15,14 @@ pub const DNS: u8 = 6;
 pub const HOST_NAME: u8 = 12;
 pub const DOMAIN: u8 = 15;
 pub const MTU: u8 = 26;
+pub const BROADCAST: u8 = 28;
 pub const STATIC_ROUTES: u8 = 33;
+pub const NTP: u8 = 42;
 pub const LEASE_TIME: u8 = 51;
 pub const T1: u8 = 58;
 pub const T2: u8 = 59;
+pub const TFTP_SERVER: u8 = 66;
+pub const BOOT_FILE: u8 = 67;
 pub const SEARCH: u8 = 119;
 pub const CLASSLESS_ROUTES: u8 = 121;
 
@@ -34,9 +38,9 @@ const NAMES: [(&str, u8); 15] = [
     ("domain-name", DOMAIN),
     ("domain-search", SEARCH),
     ("interface-mtu", MTU),
-    ("broadcast-address", 28),
+    ("broadcast-address", BROADCAST),
     ("static-routes", STATIC_ROUTES),
-    ("ntp-servers", 42),
+    ("ntp-servers", NTP),
     ("dhcp-lease-time", LEASE_TIME),
     ("classless-static-routes", CLASSLESS_ROUTES),
 ];
