@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use self::options::DhcpOptions;
+use crate::ipam::dhcp::server::DhcpOptions;
 
 /// No tap has more.
 const MOST_QUEUES: u64 = 256;
@@ -82,7 +82,7 @@ impl VmiFacts {
         let name = text(metadata, "name")?;
         let none = Value::Null;
         let spec = object.get("spec").unwrap_or(&none);
-        let options = interfaces(spec).filter_map(|(name, nic)| Some((name.to_owned(), DhcpOptions::of(nic)?)));
+        let options = interfaces(spec).filter_map(|(name, nic)| Some((name.to_owned(), options::of(nic)?)));
         Some(Self {
             name: name.to_owned(),
             uid: text(metadata, "uid").unwrap_or_default().to_owned(),

@@ -4,7 +4,6 @@ use super::{Source, Wanted};
 use crate::agent::context::Context;
 use crate::agent::vmi;
 use crate::attach::Served;
-use crate::ipam::dhcp::server::DhcpOptions;
 use crate::types::{Code, Outcome};
 use crate::vmi::VmiFacts;
 
@@ -26,12 +25,6 @@ impl Source for OfMachine {
 }
 
 fn wanted(mut facts: VmiFacts, network: &str) -> Wanted {
-    let set = facts.options.remove(network).unwrap_or_default();
-    let options = DhcpOptions {
-        boot_file_name: set.boot_file_name,
-        tftp_server_name: set.tftp_server_name,
-        ntp_servers: set.ntp_servers,
-        private: set.private,
-    };
+    let options = facts.options.remove(network).unwrap_or_default();
     Wanted { hostname: Some(facts.hostname).filter(|name| !name.is_empty()), options }
 }
