@@ -38,4 +38,4 @@ def case(*needs, alone=False):
     return mark
 
 
-from . import agents, bridges, foreign, asked, refused, machines, shipped, trouble  # noqa: E402,F401  (they need `case`)
+from . import agents, api, bridges, foreign, asked, refused, machines, shipped, trouble  # noqa: E402,F401  (they need `case`)
