@@ -196,6 +196,22 @@ fn an_agent_that_comes_again_goes_on() {
     eventually("the agent forgets it", || std::fs::read_dir(&notes).is_ok_and(|mut files| files.next().is_none()));
 }
 
+/// A descriptor in a pod's namespace would keep the namespace, and with it the veth, after the pod.
+#[test]
+fn an_agent_keeps_no_pod_alive() {
+    let (lab, _lan) = Lab::with_lan();
+    let mut pod = lab.pod();
+    vm(&lab, &pod).with("ipam", static_ipam()).add();
+    bind(&lab, &pod).add();
+    let _agent = Agent::start(&lab);
+    let mut guest = Guest::boot(&pod);
+    guest.bound();
+    let host_end = lab.node.other_end(&pod, LINK).name;
+    drop(guest);
+    pod.remove();
+    eventually("the veth goes with its pod", || lab.node.find(&host_end).is_none());
+}
+
 /// We hold the lease for the guest, and the guest has it from us.
 #[test]
 fn an_address_that_the_lan_gives() {

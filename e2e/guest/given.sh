@@ -18,26 +18,36 @@ agent_dies() { kill -9 "$agent"; }
 
 # The LAN's server hears of the guest only what our own client asks for it.
 lan_heard() { grep -c "$(pod_mac)" "$WORK/dnsmasq.log"; }
+no_guests_frame() {
+    grep -q '^up0 in ' "$WORK/frames.log" || { echo "the watcher saw no frame at all"; return 1; }
+    ! grep "in $(pod_mac) >" "$WORK/frames.log"
+}
 link_has_no_address() { same "$(in_pod ip -o -4 addr show dev "pod$H")" ""; }
 lan_pings() { lan_ping -c 3 -W 5 "$1"; }
 
 # given NAME IPAM [ADDRESS]: one pod's life with an address that ADD got by this IPAM.
 given() {
     scenario=$1 ipam=$2 queues_note=
-    local address heard
+    local address heard watcher
     ip netns add pod
     in_pod ip link set lo up
     agent_starts
+    "$WORK/frames" watch >"$WORK/frames.log" &
+    watcher=$!
+    within 5 grep -q ready "$WORK/frames.log"
     if must "wire ADD" cni ADD wire && must "bind ADD" cni ADD bind; then
         address=$(tr -d ' \n' <"$WORK/result.wire" | sed -n 's/.*"address":"\([0-9.]*\).*/\1/p')
         claim "the expected address" same "$address" "${3:-$address}"
         claim "no address on the pod's link" link_has_no_address
         claim "CHECK wire" cni CHECK wire
         claim "CHECK bind" cni CHECK bind
+        for _ in 1 2; do bait; done
+        claim "no frame has the guest's MAC before it speaks" no_guests_frame
         heard=$(lan_heard || true)
         if must "libvirt starts" start_libvirt && must "domain starts" start_guest 1; then life_with "$address" "$heard"; fi
         claim "destroy" virsh destroy guest
     fi
+    kill "$watcher" && wait "$watcher" 2>/dev/null || true
     [ ! -e "$WORK/home/libvirtd.pid" ] || claim "libvirt ends" stop_libvirt
     claim "DEL bind" cni DEL bind
     claim "DEL wire" cni DEL wire
