@@ -294,7 +294,9 @@ async fn verify(work: &Work<'_>, plan: &BridgeWire, port: u32) -> Outcome<Link> 
 /// ports' (br_stp_recalculate_bridge_id). That it is up is what the port's state tells.
 async fn after(work: &Work<'_>, plan: &BridgeWire, before: Link, port: &Link) -> Outcome<Link> {
     let had_a_port = before.lower_up;
-    if had_a_port && port.mtu == before.mtu && before.mac < port.mac && port.port.is_some() {
+    // The gateway of a VLAN is a port, too.
+    let got_another = plan.gateway.as_ref().is_some_and(|g| g.vlan.is_some());
+    if had_a_port && !got_another && port.mtu == before.mtu && before.mac < port.mac && port.port.is_some() {
         return Ok(before);
     }
     let bridge = made(&work.sides.host_links, plan.bridge.as_str()).await?;
