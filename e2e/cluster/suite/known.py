@@ -68,7 +68,8 @@ class Thick:
                      f"cp /etc/cni/net.d/10-primary.conflist {own}; echo '{json.dumps(MULTUS_CONFIG)}' >{own}/daemon.json")
         self.process = subprocess.Popen(
             [HERE / "in", self.node.name, "env", "KUBERNETES_SERVICE_HOST=10.99.0.1", "KUBERNETES_SERVICE_PORT=6443",
-             f"MULTUS_NODE_NAME={self.node.name}", THICK, "-config", f"{MULTUS_CONFIG['cniConfigDir']}/daemon.json"], stdout=self.log, stderr=self.log)
+             f"MULTUS_NODE_NAME={self.node.name}", THICK, "-config", f"{own}/daemon.json"],
+            stdout=self.log, stderr=self.log)
         return self
 
     def memory(self):
