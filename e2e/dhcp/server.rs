@@ -293,7 +293,9 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("{:?}'s log:\n{}", self.program, std::fs::read_to_string(&self.log).unwrap_or_default());
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("the end of {:?}'s log:\n{}", self.program, lines[lines.len().saturating_sub(40)..].join("\n"));
         }
     }
 }

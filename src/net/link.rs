@@ -179,8 +179,7 @@ impl Netlink {
     }
 
     pub async fn links(&self) -> NetResult<Vec<Link>> {
-        let found = self.dump(Ask::new("list", "links"), RouteNetlinkMessage::GetLink(query())).await?;
-        Ok(found.into_iter().filter_map(new_link).collect())
+        self.dump_as(Ask::new("list", "links"), RouteNetlinkMessage::GetLink(query()), new_link).await
     }
 }
 

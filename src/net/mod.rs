@@ -20,6 +20,7 @@ mod neigh;
 mod netlink;
 pub mod nft;
 mod ns;
+mod pace;
 pub mod packet;
 mod route;
 mod settings;

@@ -11,6 +11,7 @@ use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessag
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::AsyncSocket;
 
+use super::pace::Paced;
 use super::{NetError, NetResult};
 
 /// `NLM_F_DUMP_INTR`: something changed while the kernel listed, so the list may lack or repeat entries.
@@ -62,7 +63,7 @@ impl Netlink {
     pub(super) fn open_here(runtime: &tokio::runtime::Handle) -> NetResult<Self> {
         let failed = |e: std::io::Error| NetError::io("open", "netlink socket", &e);
         let _entered = runtime.enter();
-        let (mut connection, handle, _) = rtnetlink::new_connection().map_err(failed)?;
+        let (mut connection, handle, _) = rtnetlink::new_connection_with_socket::<Paced>().map_err(failed)?;
         // The end of a list carries the list's error code; without this it would be dropped on the way.
         connection.set_forward_done(true);
         let socket = connection.socket_mut().socket_mut();
@@ -82,22 +83,32 @@ impl Netlink {
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> NetResult<Vec<RouteNetlinkMessage>> {
-        let (answer, _) = self.exchange(&ask, message, NLM_F_ACK | flags).await?;
+        let (answer, _) = self.exchange(&ask, message, NLM_F_ACK | flags, Some).await?;
         crate::failpoint::hit(ask.op);
         Ok(answer)
     }
 
     /// Asks for one object.
     pub(super) async fn get(&self, ask: Ask, message: RouteNetlinkMessage) -> NetResult<RouteNetlinkMessage> {
-        let (mut answer, _) = self.exchange(&ask, message, NLM_F_ACK).await?;
+        let (mut answer, _) = self.exchange(&ask, message, NLM_F_ACK, Some).await?;
         // EBADMSG: there was an answer, but the packet library could not read it.
         answer.pop().ok_or_else(|| ask.failed(Errno::EBADMSG))
     }
 
     /// Asks for all objects of a kind.
     pub(super) async fn dump(&self, ask: Ask, message: RouteNetlinkMessage) -> NetResult<Vec<RouteNetlinkMessage>> {
+        self.dump_as(ask, message, Some).await
+    }
+
+    /// The same, where there may be many: what is made of each is all that is kept.
+    pub(super) async fn dump_as<T>(
+        &self,
+        ask: Ask,
+        message: RouteNetlinkMessage,
+        make: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> NetResult<Vec<T>> {
         for _ in 0..DUMP_ATTEMPTS {
-            match self.exchange(&ask, message.clone(), NLM_F_DUMP).await {
+            match self.exchange(&ask, message.clone(), NLM_F_DUMP, &make).await {
                 Ok((answer, whole)) if whole => return Ok(answer),
                 Ok(_) => {}
                 Err(e) if e.is(Errno::EINTR) => {}
@@ -108,12 +119,13 @@ impl Netlink {
     }
 
     /// One request and all of its answer; false: the list was interrupted.
-    async fn exchange(
+    async fn exchange<T>(
         &self,
         ask: &Ask,
         message: RouteNetlinkMessage,
         flags: u16,
-    ) -> NetResult<(Vec<RouteNetlinkMessage>, bool)> {
+        make: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> NetResult<(Vec<T>, bool)> {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | flags;
         // Only a dead connection task refuses a request.
@@ -122,7 +134,7 @@ impl Netlink {
         while let Some(reply) = stream.next().await {
             whole &= reply.header.flags & DUMP_INTERRUPTED == 0;
             match reply.payload {
-                NetlinkPayload::InnerMessage(m) => answer.push(m),
+                NetlinkPayload::InnerMessage(m) => answer.extend(make(m)),
                 NetlinkPayload::Error(e) if e.raw_code() != 0 => {
                     return Err(ask.refused(e.raw_code(), explanation(reply.header.flags, &e.header)));
                 }
