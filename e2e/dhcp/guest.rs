@@ -22,7 +22,8 @@ const SOON: Duration = Duration::from_secs(20);
 /// For what must not come.
 const WHILE: Duration = Duration::from_millis(700);
 
-/// `trestle agent` on the lab's node, killed with the value. No API server is where its kubeconfig says.
+/// `trestle agent` on the lab's node, killed with the value. No API server is where its kubeconfig says: it begins after the
+/// ADD, which would have to ask it for the machine.
 struct Agent(Child);
 
 impl Agent {
@@ -128,7 +129,7 @@ fn seconds(message: &Message) -> u32 {
     }
 }
 
-fn static_ipam() -> Value {
+fn static_ipam(_: &Lab) -> Value {
     json!({
         "type": "static", "addresses": [{"address": "192.0.2.10/24", "gateway": "192.0.2.1"}],
         "routes": [{"dst": "0.0.0.0/0"}], "dns": {"nameservers": ["192.0.2.53"]},
@@ -143,18 +144,18 @@ fn host_local(lab: &Lab) -> Value {
 
 #[test]
 fn an_address_that_the_node_gives() {
-    let (lab, lan) = Lab::with_lan();
-    let server = Server::start(&lab, &lan, &[]);
-    let _agent = Agent::start(&lab);
-    for (ipam, address, gateway) in
-        [(static_ipam(), [192, 0, 2, 10], [192, 0, 2, 1]), (host_local(&lab), [10, 1, 2, 2], [10, 1, 2, 1])]
-    {
+    let cases: [(fn(&Lab) -> Value, _, _); 2] =
+        [(static_ipam, [192, 0, 2, 10], [192, 0, 2, 1]), (host_local, [10, 1, 2, 2], [10, 1, 2, 1])];
+    for (ipam, address, gateway) in cases {
+        let (lab, lan) = Lab::with_lan();
+        let server = Server::start(&lab, &lan, &[]);
         let pod = lab.pod();
         let sniffer = Sniffer::new(&lan);
-        let mut wire = vm(&lab, &pod).with("ipam", ipam);
+        let mut wire = vm(&lab, &pod).with("ipam", ipam(&lab));
         wire.add();
         let mut step = bind(&lab, &pod);
         step.add();
+        let _agent = Agent::start(&lab);
         let mut guest = Guest::boot(&pod);
         let ack = guest.bound();
         assert_eq!((ack.yiaddr(), router(&ack)), (address.into(), Some(gateway.into())));
@@ -178,7 +179,7 @@ fn an_address_that_the_node_gives() {
 fn an_agent_that_comes_again_goes_on() {
     let (lab, _lan) = Lab::with_lan();
     let pod = lab.pod();
-    vm(&lab, &pod).with("ipam", static_ipam()).add();
+    vm(&lab, &pod).with("ipam", static_ipam(&lab)).add();
     let mut step = bind(&lab, &pod);
     step.add();
     let mut guest = Guest::boot(&pod);
@@ -201,7 +202,7 @@ fn an_agent_that_comes_again_goes_on() {
 fn an_agent_keeps_no_pod_alive() {
     let (lab, _lan) = Lab::with_lan();
     let mut pod = lab.pod();
-    vm(&lab, &pod).with("ipam", static_ipam()).add();
+    vm(&lab, &pod).with("ipam", static_ipam(&lab)).add();
     bind(&lab, &pod).add();
     let _agent = Agent::start(&lab);
     let mut guest = Guest::boot(&pod);
