@@ -31,7 +31,6 @@ given() {
     local address heard watcher
     ip netns add pod
     in_pod ip link set lo up
-    agent_starts
     "$WORK/frames" watch >"$WORK/frames.log" &
     watcher=$!
     within 5 grep -q ready "$WORK/frames.log"
@@ -44,6 +43,7 @@ given() {
         for _ in 1 2; do bait; done
         claim "no frame has the guest's MAC before it speaks" no_guests_frame
         heard=$(lan_heard || true)
+        agent_starts
         if must "libvirt starts" start_libvirt && must "domain starts" start_guest 1; then life_with "$address" "$heard"; fi
         claim "destroy" virsh destroy guest
     fi
@@ -53,6 +53,8 @@ given() {
     claim "DEL wire" cni DEL wire
     claim "nothing left" nothing_left
     claim "the agent ends" agent_dies
+    # Else it would be asked for the next machine.
+    rm -f /run/trestle/agent.sock
     ip netns del pod
     rm -rf "$WORK/home"
     ipam=
