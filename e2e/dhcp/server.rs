@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -285,7 +287,15 @@ fn fresh<const N: usize>(lab: &Lab, names: [&str; N]) -> [PathBuf; N] {
 
 fn spawn(lan: &Netns, mut command: Command, name: &str) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    lan.inside(move || command.spawn().unwrap_or_else(|e| panic!("{name}: {e} (run e2e/setup)")))
+    lan.inside(move || {
+        loop {
+            match command.spawn() {
+                // A program that was copied just now: another test's child had the copy open as it was started.
+                Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy => sleep(Duration::from_millis(20)),
+                done => break done.unwrap_or_else(|e| panic!("{name}: {e} (run e2e/setup)")),
+            }
+        }
+    })
 }
 
 impl Drop for Server {

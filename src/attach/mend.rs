@@ -31,6 +31,10 @@ impl Node {
         let bridges = all.iter().filter(is_bridge).map(|l| (l.name.clone(), l.index)).collect();
         Ok(Self { links: all.into_iter().map(|l| (l.index, l)).collect(), bridges, vlans })
     }
+
+    pub fn bridges(&self) -> impl Iterator<Item = u32> {
+        self.bridges.values().copied()
+    }
 }
 
 /// A pod's port on a bridge, by its entry.

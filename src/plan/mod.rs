@@ -21,7 +21,7 @@ pub use foreign::foreign;
 pub use health::{BridgeRule, Health, bridges};
 pub use pod::{PodFacts, Use, derived_mac, hex, network_hash};
 pub use port::{MadePort, Mend, Verdict, port};
-pub use rules::{BindFacts, bind, bridge, drop_in_host_end, host_end, macvlan, trestle, vm_addresses};
+pub use rules::{BindFacts, bind, bridge, drop_in_host_end, host_end, macvlan, may_be_host_end, trestle, vm_addresses};
 pub use uplink::Port;
 
 use crate::net::{Link, MacvlanMode};

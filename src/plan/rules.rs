@@ -355,18 +355,29 @@ fn machine<'a>(asker: &'a Asker<'_>, what: &'a Use) -> Option<(&'a str, &'a str)
     }
 }
 
+/// What names of host's ends begin with, and how many digits follow: of `type: trestle`, of the drop-in `bridge`.
+const HOST_ENDS: [(&str, usize); 2] = [("tr", 11), ("veth", 8)];
+
 /// Host's end of the veth of `type: trestle`.
 pub fn host_end(asker: &Asker<'_>) -> Outcome<IfName> {
-    host_name("tr", 11, asker)
+    host_name(HOST_ENDS[0], asker)
 }
 
 /// Host's end of the drop-in `bridge`.
 pub fn drop_in_host_end(asker: &Asker<'_>) -> Outcome<IfName> {
-    host_name("veth", 8, asker)
+    host_name(HOST_ENDS[1], asker)
+}
+
+/// Whether a link by this name may be a host's end of ours. Others make such names, too.
+pub fn may_be_host_end(name: &str) -> bool {
+    HOST_ENDS.iter().any(|(prefix, digits)| {
+        name.strip_prefix(prefix)
+            .is_some_and(|rest| rest.len() == *digits && rest.bytes().all(|b| b.is_ascii_hexdigit()))
+    })
 }
 
 /// Host's end of the veth: known before it is made, so that DEL finds it whatever happens.
-fn host_name(prefix: &str, digits: usize, asker: &Asker<'_>) -> Outcome<IfName> {
+fn host_name((prefix, digits): (&str, usize), asker: &Asker<'_>) -> Outcome<IfName> {
     let digest = Sha256::digest(format!("{}\0{}", asker.container, asker.ifname).as_bytes());
     format!("{prefix}{}", &hex(&digest)[..digits]).parse().map_err(|e| super::conf::config("CNI_CONTAINERID", e))
 }

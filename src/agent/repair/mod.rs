@@ -34,6 +34,7 @@ use super::context::Context;
 use super::metrics::Family;
 use crate::net::nft::RulesetEvents;
 use crate::net::{LinkEvent, LinkEvents, LinkKind, Namespace, Netlink};
+use crate::plan;
 use crate::store::{Dirs, Entry, Journal};
 use crate::types::{Outcome, PodRef, Role};
 
@@ -258,7 +259,11 @@ impl<'a> Repair<'a> {
     fn concerns(&self, event: &LinkEvent) -> bool {
         match event {
             LinkEvent::Changed(link) => match link.kind {
-                LinkKind::Bridge { .. } => self.ports.bridges.contains(&link.name),
+                // A new one may be that of a port which was made since the last look.
+                LinkKind::Bridge { .. } => {
+                    self.ports.bridges.contains(&link.name) || !self.ports.seen.contains(&link.index)
+                }
+                LinkKind::Veth if link.master.is_none() && plan::may_be_host_end(&link.name) => true,
                 _ => self.ports.indices.contains(&link.index),
             },
             LinkEvent::Port(index) => self.ports.indices.contains(index),

@@ -18,6 +18,8 @@ pub struct Ports {
     pub indices: BTreeSet<u32>,
     /// Names of their bridges.
     pub bridges: BTreeSet<String>,
+    /// Indices of all bridges, as of the last look that had a port to look at.
+    pub seen: BTreeSet<u32>,
     /// Somebody was at work on the container of one: it is looked at again soon.
     pub again: bool,
 }
@@ -42,6 +44,7 @@ impl Ports {
             return Ok(Vec::new());
         }
         let node = attach::Node::look(tools.links).await?;
+        self.seen = node.bridges().collect();
         let mut said = Vec::new();
         for port in &ports {
             match port.look(&node) {

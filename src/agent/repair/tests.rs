@@ -99,6 +99,30 @@ fn a_port_that_was_thrown_off_comes_back_as_it_was() {
     at.check(&result).unwrap();
 }
 
+/// Neither its bridge nor its port was there when the duty looked last.
+#[test]
+fn what_befalls_a_pod_that_has_just_come() {
+    let node = Node::new();
+    let pod = node.pod("web");
+    beside(&node, false, async |_, _| {
+        apart(|| node.at(&pod).add().unwrap());
+        let port = apart(|| port(&node));
+        node.sh("ip link del br0");
+        node.sh("ip link add br0 type bridge; ip link set br0 up");
+        let on_bridge = || link(&node, &port).master == Some(link(&node, "br0").index) && link(&node, &port).up;
+        until("on the new bridge", on_bridge).await;
+    });
+    let other = node.pod("other");
+    beside(&node, false, async |_, _| {
+        let at = At { container: "c2", ..node.at(&other) };
+        let before = apart(|| node.links());
+        apart(|| at.add().unwrap());
+        let port = apart(|| node.links()).into_iter().find(|l| l.starts_with("tr") && !before.contains(l)).unwrap();
+        node.sh(&format!("ip link set {port} nomaster"));
+        until("back", || link(&node, &port).master == Some(link(&node, "br0").index) && link(&node, &port).up).await;
+    });
+}
+
 #[test]
 fn a_bridge_made_anew_gets_its_ports_back() {
     let node = Node::new();
