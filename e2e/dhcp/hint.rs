@@ -4,13 +4,17 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{address, conf, plain, records};
-use crate::harness::{Call, Dnsmasq, Lab, Netns, Seen, Sniffer};
+use super::{Lends, Program, Server, address, conf, plain, records};
+use crate::harness::{Call, Lab, Netns, Seen, Sniffer};
 use crate::machine::{LINK, POD};
 
-const RANGE: &str = "198.51.100.10,198.51.100.20";
 const DISCOVER: u8 = 1;
 const REQUEST: u8 = 3;
+
+/// Authoritative: it refuses an address that it does not know. Kea is silent then.
+fn serving(lab: &Lab, lan: &Netns, lends: &Lends) -> Server {
+    Server::of(Program::Dnsmasq, lab, lan, lends)
+}
 
 fn machine<'l>(lab: &'l Lab, pod: &Netns, id: &str) -> Call<'l> {
     lab.trestle(conf()).pod(pod).of_pod("default", POD).ifname(LINK).id(id)
@@ -37,7 +41,7 @@ fn reboot(lab: &Lab) {
 #[test]
 fn a_machine_asks_for_the_lease_of_the_boot_before() {
     let (lab, lan) = Lab::with_lan();
-    let server = Dnsmasq::start(&lab, &lan, RANGE, &[]);
+    let server = serving(&lab, &lan, &Lends::default());
     let mut before = lab.pod();
     machine(&lab, &before, "before").add();
     before.remove();
@@ -54,7 +58,7 @@ fn a_machine_asks_for_the_lease_of_the_boot_before() {
     call.del();
     drop(server);
     // A plain pod is another client each time.
-    let _server = Dnsmasq::start(&lab, &lan, RANGE, &[]);
+    let _server = serving(&lab, &lan, &Lends::default());
     let (mut one, two) = (lab.pod(), lab.pod());
     plain(&lab, &one).id("one").add();
     one.remove();
@@ -67,24 +71,24 @@ fn a_machine_asks_for_the_lease_of_the_boot_before() {
 #[test]
 fn a_server_that_knows_nothing_of_it_gives_another() {
     let (lab, lan) = Lab::with_lan();
-    let server = Dnsmasq::start(&lab, &lan, RANGE, &[]);
+    let server = serving(&lab, &lan, &Lends::default());
     let mut before = lab.pod();
     machine(&lab, &before, "before").add();
     before.remove();
     reboot(&lab);
     drop(server);
     // An authoritative one refuses an address of no range of its own.
-    let server = Dnsmasq::start(&lab, &lan, "198.51.100.30,198.51.100.40", &[]);
+    let server = serving(&lab, &lan, &Lends::default().pool(30, 40));
     let pod = lab.pod();
     machine(&lab, &pod, "after").add();
     assert_eq!(address(&pod, LINK).unwrap().0, "198.51.100.30/24");
-    assert_eq!((records(&lab).len(), server.given()), (1, 1));
+    assert_eq!((records(&lab).len(), server.leased().len()), (1, 1));
 }
 
 #[test]
 fn an_address_that_is_asked_for_or_none() {
     let (lab, lan) = Lab::with_lan();
-    let server = Dnsmasq::start(&lab, &lan, RANGE, &[]);
+    let server = serving(&lab, &lan, &Lends::default());
     let (one, two) = (lab.pod(), lab.pod());
     let asking = |pod: &Netns, id: &str, ip: &str| plain(&lab, pod).id(id).with("runtimeConfig", json!({"ips": [ip]}));
     let mut first = asking(&one, "one", "198.51.100.15/24");
@@ -93,7 +97,7 @@ fn an_address_that_is_asked_for_or_none() {
     // It is the first one's.
     let e = asking(&two, "two", "198.51.100.15").fails("ADD");
     e.is(100, "TR0503", &["198.51.100.1", "198.51.100.15", "net1"]);
-    assert_eq!((records(&lab).len(), server.given()), (1, 1), "what came instead was given back");
+    assert_eq!((records(&lab).len(), server.leased().len()), (1, 1), "what came instead was given back");
     let e = asking(&two, "two", "2001:db8::1/64").fails("ADD");
     e.is(7, "TR0501", &["2001:db8::1/64"]);
     first.del();
@@ -102,7 +106,7 @@ fn an_address_that_is_asked_for_or_none() {
 #[test]
 fn a_smaller_mtu_of_the_server_holds_for_the_pod() {
     let (lab, lan) = Lab::with_lan();
-    let server = Dnsmasq::start(&lab, &lan, RANGE, &["--dhcp-option=26,1300"]);
+    let server = serving(&lab, &lan, &Lends::default().option(26, 1300u16.to_be_bytes()));
     let (pod, machine_pod, other) = (lab.pod(), lab.pod(), lab.pod());
     let mut call = plain(&lab, &pod);
     let result = call.add();
@@ -114,7 +118,7 @@ fn a_smaller_mtu_of_the_server_holds_for_the_pod() {
     machine(&lab, &machine_pod, "machine").add();
     assert_eq!(machine_pod.link(LINK).mtu, 1500, "a guest hears it by its own DHCP");
     drop(server);
-    let _server = Dnsmasq::start(&lab, &lan, RANGE, &["--dhcp-option=26,9000"]);
+    let _server = serving(&lab, &lan, &Lends::default().option(26, 9000u16.to_be_bytes()));
     plain(&lab, &other).id("other").add();
     assert_eq!(other.link("net1").mtu, 1500, "never larger");
 }

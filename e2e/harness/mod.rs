@@ -5,7 +5,6 @@
 //! environment, namespace of a thread that lives on) or the machine's own network namespace.
 
 mod call;
-mod dnsmasq;
 mod kind;
 mod lab;
 mod look;
@@ -16,7 +15,6 @@ mod snapshot;
 mod wire;
 
 pub use call::{Call, Running};
-pub use dnsmasq::Dnsmasq;
 pub use kind::Kind;
 pub(crate) use kind::both;
 pub use lab::{Lab, eventually};
