@@ -65,7 +65,8 @@ def pods():
 
 def pid(node):
     """Of its process, as the node counts; none while it is away."""
-    return node.sh("pgrep -xf '/bin/trestle agent' || true").strip()
+    # The oldest: a child that has not yet become another program has its words, too.
+    return node.sh("pgrep -oxf '/bin/trestle agent' || true").strip()
 
 
 def ready(pod):
