@@ -336,6 +336,10 @@ agent_puts_a_port_back() {
         frame lan eth1 - a eth0 nothing
     done
     agent_ends
+    ok DEL trestle a "$c"
+    clean
+}
+
 # The filters around a machine's DHCP: CHECK compares their programs with what the kernel lists.
 vm_with_address() {
     node 1 5
