@@ -10,9 +10,8 @@ mod delete;
 use std::cell::RefCell;
 use std::path::PathBuf;
 
-use crate::harness::{Call, Dnsmasq, Lab, Netns, Snapshot};
-
-const RANGE: &str = "198.51.100.10,198.51.100.200";
+use crate::dhcp::{Lends, Program, Server};
+use crate::harness::{Call, Lab, Netns, Snapshot};
 
 /// One attachment that is killed: the node before it, and the call.
 pub struct Case {
@@ -29,7 +28,7 @@ pub struct Case {
 pub struct Stage {
     pub lab: Lab,
     pub pod: Netns,
-    server: RefCell<Option<Dnsmasq>>,
+    server: RefCell<Option<Server>>,
     /// Namespaces at the other ends of the node's cables; the LAN is the first.
     far: Vec<Netns>,
     before: Option<Snapshot>,
@@ -48,7 +47,8 @@ impl Stage {
 
     /// A DHCP server on the LAN.
     pub fn serve(&self) {
-        *self.server.borrow_mut() = Some(Dnsmasq::start(&self.lab, &self.far[0], RANGE, &[]));
+        let lends = Lends::default().pool(10, 200);
+        *self.server.borrow_mut() = Some(Server::of(Program::Dnsmasq, &self.lab, &self.far[0], &lends));
     }
 
     /// Records of leases; what a killed writer left under a temporary name is none.
