@@ -32,7 +32,7 @@ pub fn examine(dirs: &Dirs) -> Vec<Finding> {
     findings
 }
 
-fn fate_of(entry: &Entry, dirs: &Dirs) -> Outcome<Fate> {
+pub fn fate_of(entry: &Entry, dirs: &Dirs) -> Outcome<Fate> {
     if entry.id.role == Role::Meta {
         let (_, netns, boot) = meta::place(entry)?;
         let here = boot.is_empty() || dirs.boot_id().map_or(true, |now| now == boot);

@@ -9,8 +9,10 @@
 //! agent     who answers at the socket, whether copies are vouched for, statuses that are not told yet
 //! entries   journal: what cannot be read, whose pod is gone
 //! leases    who keeps them, which are overdue
+//! addresses of host-local whose pod is not found
 //! ```
 
+mod addresses;
 mod agent;
 mod entries;
 mod leases;
@@ -83,6 +85,7 @@ pub async fn examine(dirs: &Dirs, rule: BridgeRule) -> Vec<Finding> {
     findings.extend(agent::examine(dirs).await);
     findings.extend(entries::examine(dirs));
     findings.extend(leases::examine(dirs));
+    findings.extend(addresses::examine(dirs));
     findings
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::ipam::Held;
 use crate::ipam::dhcp::{Identity, Job, Lease, Step, Wish};
 use crate::plan::testing::bridge;
 use crate::store::{LeaseRecord, Leases, Sole};
@@ -21,8 +22,8 @@ async fn a_node_without_anything_has_no_trouble() {
     let rule = BridgeRule { globs: vec!["none-such".into()], ..BridgeRule::default() };
     let findings = examine(&dirs(&tmp), rule).await;
     assert_eq!(worst(&findings), State::Note, "{findings:?}");
-    for about in ["node.json", "bridges", "agent", "copies", "statuses", "journal", "leases"] {
-        assert_eq!(states(&findings, about).len(), 1, "{about} in {findings:?}");
+    for about in ["node.json", "bridges", "agent", "copies", "statuses", "journal", "leases", "addresses"] {
+        assert!(!states(&findings, about).is_empty(), "{about} in {findings:?}");
     }
     assert!(!tmp.path().join("run/keeper.lock").exists(), "a look makes nothing");
 }
@@ -109,4 +110,37 @@ async fn an_agent_that_does_not_answer() {
     let _deaf = std::os::unix::net::UnixListener::bind(crate::protocol::socket(&dirs)).unwrap();
     let findings = agent::examine(&dirs).await;
     assert_eq!(states(&findings, "agent"), [State::Trouble]);
+}
+
+fn held(address: &str, container: &str, ifname: &str) -> Held {
+    Held {
+        store: "/var/lib/cni/networks/lan".into(),
+        address: address.parse().unwrap(),
+        container: container.into(),
+        ifname: ifname.into(),
+    }
+}
+
+#[test]
+fn addresses_whose_pod_is_not_found_are_named_with_their_files_place() {
+    let all = [held("192.0.2.7", "c1", "net1"), held("192.0.2.8", "c2", "net1"), held("192.0.2.9", "c3", "")];
+    let findings = addresses::compare(&all, &["c1".to_owned()].into());
+    assert_eq!(findings[0], Finding::ok("addresses", "1 of a pod of this node"));
+    assert_eq!(findings[1].text, "taken, but no pod of theirs was found: 192.0.2.8 (c2 net1), 192.0.2.9 (c3)");
+    assert!(findings[1].remedy.ends_with("/var/lib/cni/networks/lan"), "{findings:?}");
+    let many: Vec<_> = (1..=20).map(|i| held(&format!("192.0.2.{i}"), "gone", "net1")).collect();
+    assert!(addresses::compare(&many, &Default::default())[1].text.ends_with(", and 12 more"));
+}
+
+#[test]
+fn a_pod_counts_by_our_journal_or_by_the_runtimes_results() {
+    let tmp = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: String| std::fs::write(tmp.path().join(name), text).unwrap();
+    write("lan-c1-net1", r#"{"kind": "cniCacheV1", "containerId": "c1", "netns": "/proc/self/ns/net"}"#.into());
+    write("lan-c2-net1", r#"{"kind": "cniCacheV1", "containerId": "c2"}"#.into());
+    let gone = tmp.path().join("gone");
+    write("lan-c3-net1", format!(r#"{{"containerId": "c3", "netns": "{}"}}"#, gone.display()));
+    write("lan-c4-net1", "torn".into());
+    assert_eq!(addresses::of_runtime(tmp.path()).into_iter().collect::<Vec<_>>(), ["c1", "c2"]);
+    assert!(addresses::of_runtime(&gone).is_empty());
 }

@@ -17,7 +17,7 @@ use crate::cni::{Args, Dns, IpConfig, Route, Version, json};
 use crate::types::{Code, Failure, Outcome};
 
 pub use fixed::Fixed;
-pub use hostlocal::{HostLocal, Outlived, StoreLocation};
+pub use hostlocal::{Held, HostLocal, Outlived, StoreLocation};
 pub use plugin::{fixed, host_local};
 
 /// What an attachment gets.

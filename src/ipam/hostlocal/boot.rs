@@ -52,7 +52,7 @@ fn name_of(store: &Path) -> Option<NetworkName> {
 }
 
 /// The store that a list is of: by the link in it, or, for one that an older version began, the default one if it is that.
-fn store_of(list: &Path) -> Option<PathBuf> {
+pub fn store_of(list: &Path) -> Option<PathBuf> {
     if let Ok(store) = fs::read_link(list.join(STORE)) {
         return Some(store).filter(|store| store.is_dir());
     }

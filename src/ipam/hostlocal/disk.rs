@@ -417,7 +417,7 @@ fn write_over(path: &Path, content: &str) -> io::Result<()> {
 }
 
 /// The first part of a file, as text; more than an owner is long needs not be read. `None`: gone, or nothing to read.
-fn read_owner(path: &Path) -> io::Result<Option<String>> {
+pub fn read_owner(path: &Path) -> io::Result<Option<String>> {
     const LONGEST: u64 = 8192;
     // Not waiting for a writer, should somebody have put a pipe there.
     let flags = OFlag::O_NONBLOCK.bits();

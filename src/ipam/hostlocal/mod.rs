@@ -7,6 +7,7 @@
 mod boot;
 mod config;
 mod disk;
+mod held;
 mod list;
 mod range;
 mod resolv;
@@ -24,6 +25,7 @@ use serde_json::{Map, Value};
 pub use self::boot::Outlived;
 use self::config::Config;
 use self::disk::Disk;
+pub use self::held::Held;
 use self::range::RangeSet;
 use super::{Lease, Who};
 use crate::cni::{Args, Dns, IpConfig};
@@ -159,7 +161,7 @@ impl Call<'_> {
             }
         }
         Err(Failure::new(Code::IpamExhausted, format!("no address is left in range set {index}: {set}"))
-            .remedy("enlarge the range or remove pods; `trestle doctor` names addresses without a pod"))
+            .remedy("enlarge the range or remove pods; `trestle doctor` names addresses whose pod it does not find"))
     }
 
     /// Takes back what this call gave, and nothing that the owner had before.

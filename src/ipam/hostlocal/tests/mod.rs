@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::HostLocal;
 use crate::cni::Args;
-use crate::ipam::Who;
+use crate::ipam::{Held, Who};
 use crate::store::Dirs;
 use crate::store::full::{fill, make_read_only, on_tmpfs};
 use crate::types::{Code, Outcome};
@@ -325,4 +325,24 @@ fn a_read_only_store_is_told_and_not_passed_over() {
         local.del(&who("nobody", "eth0"), &lab.dirs).unwrap();
         assert_eq!(lab.addresses(), ["10.1.2.2"]);
     });
+}
+
+#[test]
+fn a_look_tells_who_has_which_address_in_every_store_of_ours() {
+    let lab = Lab::new();
+    assert!(held(&lab).is_empty());
+    lab.sets(&[V4, V6]).add(&who("c1", "eth0"), &lab.dirs).unwrap();
+    lab.put("10.1.2.9", "c0");
+    lab.put("no-address", "c1");
+    let of = |address: &str, container: &str, ifname: &str| (address.into(), container.into(), ifname.into());
+    assert_eq!(
+        held(&lab),
+        [of("10.1.2.2", "c1", "eth0"), of("10.1.2.9", "c0", ""), of("2001:db8:42::2", "c1", "eth0")]
+    );
+}
+
+/// Other stores of this machine left out.
+fn held(lab: &Lab) -> Vec<(String, String, String)> {
+    let all = Held::find(&lab.dirs).unwrap().into_iter().filter(|one| one.store.starts_with(&lab.root));
+    all.map(|one| (one.address.to_string(), one.container, one.ifname)).collect()
 }
