@@ -1,6 +1,8 @@
 //! Addresses from a DHCP server, on the LAN that `br-lan` leads to: dnsmasq and Kea, one list of cases for both.
 
 mod again;
+#[path = "../bench/server.rs"]
+mod api;
 mod bound;
 mod faster;
 mod guest;
@@ -9,6 +11,7 @@ mod kept;
 mod lease;
 mod machine;
 mod server;
+mod told;
 mod trouble;
 
 use std::process::{Command, Stdio};

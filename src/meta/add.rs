@@ -136,6 +136,9 @@ impl Work<'_> {
         self.world.tell(self.pod, &self.status(&reported)).await?;
         let answer = self.answer()?;
         self.job.cache(&self.record.cni_dir).write(&self.record.netns, &self.record.networks);
+        // Nothing fails any more that would undo the leases.
+        let made = self.record.networks.iter().filter(|n| !n.bind).map(|n| &n.ifname);
+        self.world.warn_of_leases(self.pod, made).await;
         Ok(answer)
     }
 

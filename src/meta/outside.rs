@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::annotation::{self, StatusEntry};
 use crate::api::{Api, Event, Limits, On, Told};
+use crate::attach::dhcp::Unkept;
 use crate::cni::Call;
 use crate::devices::{self, Devices, Objects, Places};
 use crate::nad::Nad;
@@ -128,6 +129,22 @@ impl<'a> World<'a> {
         Pending::untold(self.dirs).note(container, ifname, &kept)
     }
 
+    /// The leases of these interfaces that end because nobody keeps them. Where there is an agent that is its own to know; one
+    /// that comes later tells how long each had none.
+    pub async fn warn_of_leases(&self, pod: &Pod, ifnames: impl Iterator<Item = &IfName>) {
+        let (Some(about), Some(container)) = (&pod.known, &self.call.container) else { return };
+        if self.api.is_none() || self.sources.agent().is_there() || !self.sources.stale().is_empty() {
+            return;
+        }
+        for ifname in ifnames {
+            match Unkept::find(self.dirs, container, ifname) {
+                Ok(None) => {}
+                Ok(Some(unkept)) => self.event(about, "LeaseUnkept", &unkept.to_string()).await,
+                Err(failure) => tracing::warn!(%failure, "whether the lease has a keeper is not known"),
+            }
+        }
+    }
+
     /// A refusal or failure, onto the pod. It must not hide its own cause.
     pub async fn complain(&self, pod: Option<&PodRef>, failure: &Failure) {
         let Some(about) = pod else { return };
@@ -224,9 +241,11 @@ mod tests {
 
     use super::*;
     use crate::api::testing::{Fake, Reply, short};
+    use crate::attach::dhcp::testing::record;
     use crate::net::testing::block_on;
     use crate::plan::testing::call;
     use crate::protocol::{self, Ask, Found, Is, Say, Told};
+    use crate::store::{Leases, Sole};
 
     const ARGS: &str = "K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web;K8S_POD_UID=u1";
 
@@ -327,6 +346,56 @@ mod tests {
             assert!(began.elapsed() < Duration::from_secs(3), "{word:?}: {:?}", began.elapsed());
             assert!(fake.lines().last().unwrap().starts_with("PATCH "), "{word:?}: {:?}", fake.lines());
         }
+    }
+
+    #[test]
+    fn a_lease_without_a_keeper_is_told_once_where_no_agent_is() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (dirs, fake) = (dirs(&tmp), server("api"));
+        let api = fake.api(tmp.path(), short());
+        let call = call(&json!({"name": "m", "clusterNetwork": "cbr"}), ARGS);
+        let lease = record(&dirs, 3600);
+        Leases::new(&dirs).write(&lease).unwrap();
+        let warn = |api| {
+            block_on(async {
+                let world = World::new(&call, &dirs, api);
+                let facts = pod_facts(&call).unwrap();
+                let pod = Pod { known: facts.pod.clone(), facts, ..Pod::default() };
+                let other = "net2".parse().unwrap();
+                world.warn_of_leases(&pod, [&lease.ifname, &other].into_iter()).await;
+            });
+        };
+        warn(Some(&api));
+        assert_eq!(fake.lines(), ["POST /api/v1/namespaces/prod/events"], "net2 has no lease");
+        let event = fake.seen()[0].json();
+        assert_eq!((&event["reason"], &event["involvedObject"]["name"]), (&json!("LeaseUnkept"), &json!("web")));
+        let message = event["message"].as_str().unwrap();
+        assert!(message.starts_with("net1 of network lan: lease without keeper until "), "{message}");
+
+        warn(None);
+        let keeper = Sole::try_take(&dirs, Sole::KEEPER).unwrap();
+        warn(Some(&api));
+        drop(keeper);
+        assert_eq!(fake.lines().len(), 1, "nobody to tell it to, or nothing to tell");
+    }
+
+    #[test]
+    fn where_an_agent_is_it_knows_its_leases() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (dirs, fake) = (dirs(&tmp), server("api"));
+        let (api, asks) = (fake.api(tmp.path(), short()), agent(&dirs, None));
+        let call = call(&json!({"name": "m", "clusterNetwork": "cbr"}), ARGS);
+        let lease = record(&dirs, 3600);
+        Leases::new(&dirs).write(&lease).unwrap();
+        block_on(async {
+            let world = World::new(&call, &dirs, Some(&api));
+            let pod = world.pod(&conf()).await.unwrap();
+            world.warn_of_leases(&pod, std::iter::once(&lease.ifname)).await;
+            world.tell(&pod, &status()).await.unwrap();
+        });
+        let said: Vec<Ask> = (0..2).map(|_| asks.recv_timeout(Duration::from_secs(5)).unwrap()).collect();
+        assert!(matches!(&said[0], Ask::Pod(_)) && said[1] == Ask::Untold {}, "{said:?}");
+        assert!(fake.seen().is_empty(), "{:?}", fake.lines());
     }
 
     #[test]

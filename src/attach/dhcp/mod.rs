@@ -13,6 +13,7 @@ mod plugin;
 mod section;
 #[cfg(test)]
 mod tests;
+mod unkept;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -33,6 +34,9 @@ use client::{Client, End};
 pub use client::stranger;
 pub use plugin::{check, plugin};
 pub use section::{Dhcp, Target};
+pub use unkept::Unkept;
+#[cfg(test)]
+pub use unkept::testing;
 
 /// For a RELEASE: the server's MAC is asked for, and no answer awaited.
 const FAREWELL: u32 = 1;

@@ -8,19 +8,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
-use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::client::{Client, End};
-use super::{is_of_this_boot, network, remaining};
+use super::{Unkept, is_of_this_boot, network, remaining};
 use crate::cni::{self, Args, Dns, IpConfig, json};
 use crate::failpoint::hit;
 use crate::ipam;
 use crate::ipam::dhcp::{Identity, Job, Lease, Route, Start, Step, Why, Wish};
 use crate::net::Namespace;
 use crate::plan::PodFacts;
-use crate::store::{Dirs, LeaseRecord, Leases, Sole, wall_clock};
+use crate::store::{Dirs, LeaseRecord, Leases, wall_clock};
 use crate::types::{Code, ContainerId, Failure, IfName, Mac, Outcome};
 
 /// How long ADD asks. A bridge that lets a new port listen and learn first gets that time on top.
@@ -138,10 +137,10 @@ impl Dhcp {
         }
         let valid =
             remaining(&lease, client.now().saturating_sub(since)).filter(|_| self.whole || !is_kept(&self.socket));
-        if kept.is_ok() && !Sole::is_taken(target.dirs, Sole::KEEPER) {
-            unkept(target, &lease, remaining(&lease, client.now().saturating_sub(since)));
+        if let Some(unkept) = Unkept::of(target.dirs, &kept?) {
+            tracing::warn!("{unkept}");
         }
-        kept.map(|()| ipam::Lease { valid, ..self.result(&lease) })
+        Ok(ipam::Lease { valid, ..self.result(&lease) })
     }
 
     /// A lease of an earlier boot is asked for again; where it cannot be had, its address is still preferred.
@@ -189,7 +188,7 @@ impl Dhcp {
         })
     }
 
-    fn keep(&self, target: &Target<'_>, job: &Job, lease: &Lease, since: Duration) -> Outcome<()> {
+    fn keep(&self, target: &Target<'_>, job: &Job, lease: &Lease, since: Duration) -> Outcome<LeaseRecord<Job>> {
         if !lease.mask_given {
             let msg =
                 format!("{}: server {} gives {} without a subnet mask", target.ifname, lease.server, lease.address);
@@ -203,7 +202,7 @@ impl Dhcp {
         record.pod = target.facts.pod.as_ref().map(|p| format!("{}/{}", p.namespace, p.name));
         Leases::new(target.dirs).write(&record)?;
         hit("lease recorded");
-        Ok(())
+        Ok(record)
     }
 
     fn routes(&self, lease: &Lease) -> Vec<cni::Route> {
@@ -307,16 +306,6 @@ fn host_name(target: &Target<'_>) -> Option<String> {
     let name = vm().or_else(|| target.facts.pod.as_ref().map(|p| p.name.clone()))?;
     let cut = name.get(..LONGEST).unwrap_or(&name).trim_end_matches(['-', '.']).to_owned();
     (!cut.is_empty()).then_some(cut)
-}
-
-/// Nobody else could tell: there is no agent.
-fn unkept(target: &Target<'_>, lease: &Lease, seconds: Option<u32>) {
-    let Some(end) = seconds.and_then(|s| Timestamp::from_second(i64::try_from(wall_clock()).ok()? + i64::from(s)).ok())
-    else {
-        return;
-    };
-    let end = end.strftime("%Y-%m-%dT%H:%M:%SZ");
-    tracing::warn!(ifname = %target.ifname, address = %lease.address, "lease without keeper until {end}: neither an agent nor `dhcp daemon` runs on this node");
 }
 
 fn another(target: &Target<'_>, asked: Ipv4Addr, lease: &Lease) -> Failure {

@@ -15,7 +15,7 @@ fn parse(ipam: Value) -> crate::types::Outcome<Dhcp> {
     Dhcp::parse(json!({"name": "lan", "ipam": ipam}).as_object().unwrap(), &Args::default())
 }
 
-fn lease() -> Lease {
+pub fn lease(seconds: u32) -> Lease {
     let route = |dst: &str, gw: Option<&str>| Route { dst: dst.parse().unwrap(), gw: gw.map(|g| g.parse().unwrap()) };
     Lease {
         address: "192.0.2.9".parse().unwrap(),
@@ -29,7 +29,7 @@ fn lease() -> Lease {
         search: vec!["a.test".into()],
         mtu: None,
         hostname: None,
-        seconds: 60,
+        seconds,
         t1: 30,
         t2: 52,
     }
@@ -38,7 +38,7 @@ fn lease() -> Lease {
 #[test]
 fn a_lease_becomes_the_references_result_and_dns_for_ours_alone() {
     let section = parse(json!({"type": "dhcp", "priority": 7})).unwrap();
-    let result = section.result(&lease());
+    let result = section.result(&lease(60));
     assert_eq!(
         json!({"ips": result.ips, "routes": result.routes}),
         json!({
@@ -50,7 +50,7 @@ fn a_lease_becomes_the_references_result_and_dns_for_ours_alone() {
         })
     );
     assert!(result.dns.is_empty());
-    let dns = section.whole().result(&lease()).dns;
+    let dns = section.whole().result(&lease(60)).dns;
     assert_eq!(
         serde_json::to_value(dns).unwrap(),
         json!({"nameservers": ["192.0.2.53"], "domain": "example.test", "search": ["a.test"]})
@@ -72,10 +72,9 @@ fn mistakes_of_a_section_are_named() {
 
 #[test]
 fn an_address_lives_as_long_as_its_lease() {
-    let of = |seconds| Lease { seconds, ..lease() };
-    assert_eq!(remaining(&of(60), Duration::from_millis(1500)), Some(59));
-    assert_eq!(remaining(&of(2), Duration::from_secs(9)), Some(1), "0 would be for ever gone");
-    assert_eq!(remaining(&of(Lease::FOR_EVER), Duration::from_secs(9)), None);
+    assert_eq!(remaining(&lease(60), Duration::from_millis(1500)), Some(59));
+    assert_eq!(remaining(&lease(2), Duration::from_secs(9)), Some(1), "0 would be for ever gone");
+    assert_eq!(remaining(&lease(Lease::FOR_EVER), Duration::from_secs(9)), None);
 }
 
 #[test]
