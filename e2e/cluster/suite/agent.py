@@ -69,6 +69,13 @@ def pid(node):
     return node.sh("pgrep -oxf '/bin/trestle agent' || true").strip()
 
 
+def kill(node):
+    """As the OOM killer does. Returns its pid."""
+    was = until(30, f"an agent runs on {node.name}", lambda: pid(node))
+    node.run("kill", "-9", was)
+    return was
+
+
 def ready(pod):
     return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
 

@@ -5,7 +5,7 @@ import json
 
 from . import case
 from .agents import tidy
-from .. import cluster, lan, meta
+from .. import agent, cluster, lan, meta, tap
 from ..cluster import HERE, ROOT, claim, get, kubectl, same, until
 from ..world import NETWORKS, Pod, bridge, host_local, lan_address
 
@@ -36,11 +36,11 @@ def launcher(world, shape, suffix, node, owner=None, asks=None):
     return Pod(world, name, node)
 
 
-def instance(world, cores=2):
-    """A machine with KubeVirt's binding `trestle` on its network `lan`, and a queue for each processor."""
+def instance(world, cores=2, **more):
+    """A machine with KubeVirt's binding `trestle` on its network `lan`, and a queue for each processor. `more`: of its interface."""
     kubectl("apply", "-f", str(HERE / "kubevirt/crds.yaml"))
     kubectl("wait", "--for=condition=Established", "crd/virtualmachineinstances.kubevirt.io")
-    devices = {"networkInterfaceMultiqueue": True, "interfaces": [{"name": "lan", "binding": {"name": "trestle"}}]}
+    devices = {"networkInterfaceMultiqueue": True, "interfaces": [{"name": "lan", "binding": {"name": "trestle"}, **more}]}
     cluster.apply({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
                    "metadata": {"name": "testvm", "namespace": world.namespace},
                    "spec": {"domain": {"cpu": {"cores": cores}, "devices": devices},
@@ -48,13 +48,17 @@ def instance(world, cores=2):
     return get("vmi", "-n", world.namespace, "testvm")
 
 
-def told(world, *words):
-    """Waits for an Event on the machine itself."""
+def news(world):
+    """The Events on the machine itself, as "REASON: MESSAGE", each as often as it was told."""
     selector = "involvedObject.kind=VirtualMachineInstance,involvedObject.name=testvm"
-    def said():
-        listed = get("events", "-n", world.namespace, f"--field-selector={selector}")["items"]
-        return any(all(word in event.get("message", "") for word in words) for event in listed)
-    until(60, f"an Event of the machine with {', '.join(words)}", said)
+    listed = get("events", "-n", world.namespace, f"--field-selector={selector}")["items"]
+    return [f"{event['reason']}: {event.get('message', '')}" for event in listed for _ in range(event.get("count", 1))]
+
+
+def told(world, *words):
+    """Waits for such an Event."""
+    until(60, f"an Event of the machine with {', '.join(words)}",
+          lambda: any(all(word in event for word in words) for event in news(world)))
 
 
 def has_queues(pod, many):
@@ -230,3 +234,51 @@ def machine_asks_the_lans_server(world):
         told(world, "TR0503", elsewhere, lan.NET)
         world.delete(pod)
         until(30, "nothing is leased", lambda: not server.leased())
+
+
+# What its owner may set, and how a guest hears it: RFC 2132, and options of a site's own.
+SET = {"bootFileName": "pxe/boot.0", "tftpServerName": "192.0.2.7", "ntpServers": ["192.0.2.8", "192.0.2.9"],
+       "privateOptions": [{"option": 240, "value": "rack 7"}]}
+HEARD = {1: bytes([255, 255, 255, 0]), 3: bytes([192, 0, 2, 1]), 6: bytes([192, 0, 2, 53]), 12: b"testvm", 26: (1500).to_bytes(2),
+         42: bytes([192, 0, 2, 8, 192, 0, 2, 9]), 54: bytes([169, 254, 67, 67]), 66: b"192.0.2.7", 67: b"pxe/boot.0", 240: b"rack 7"}
+
+
+@case("own", "trestle", alone=True)
+@tidy
+def machine_is_given_its_address(world):
+    """With the agent as it is shipped: a guest hears its address and the machine's dhcpOptions by DHCP, also from the agent after a kill;
+    the status has the address, and one Event of the machine says it, once."""
+    node, owner, address = world.nodes[0], instance(world, dhcpOptions=SET), lan_address()
+    kubectl("apply", "-f", str(ROOT / "kubevirt/binding-nad.yaml"))
+    ipam = {"type": "static", "addresses": [{"address": f"{address}/24", "gateway": "192.0.2.1"}],
+            "routes": [{"dst": "0.0.0.0/0"}], "dns": {"nameservers": ["192.0.2.53"]}}
+    world.nad("br-lan", bridge("br-lan", ipam=ipam))
+    pod = launcher(world, "trestle", "aaaaa", node, owner)
+    world.ready(pod)
+    until(30, "the status", pod.status)
+    entry, = pod.has_status((f"{world.namespace}/br-lan", f"pod{H}"))
+    same("addresses in the status", entry.get("ips"), [address])
+    same("addresses on the link", pod.addresses(f"pod{H}"), [])
+    same("how often the address was told before a guest asked", given(world), 0)
+    with tap.Guest(node, f"tap{H}", pod.mac(f"pod{H}")) as guest:
+        hears(guest, "bind", address)
+        told(world, "AddressGiven", address, "192.0.2.1", "192.0.2.53")
+        killed = agent.kill(node)
+        until(60, "another agent is at work", lambda: agent.pid(node) not in ("", killed) and all(map(agent.ready, agent.pods())))
+        for what in ("rebind", "bind"):
+            hears(guest, what, address)
+        # Events are told in their order: when this one is there, a second one of before would be, too.
+        guest.do("decline")
+        told(world, "AddressDeclined", address)
+    same("how often the address was told", given(world), 1)
+    world.delete(pod)
+
+
+def given(world):
+    return sum(event.startswith("AddressGiven: ") for event in news(world))
+
+
+def hears(guest, what, address):
+    got, options = guest.do(what)
+    same(f"{what}: address", got, address)
+    same(f"{what}: options", {code: options.get(code) for code in HEARD}, HEARD)
