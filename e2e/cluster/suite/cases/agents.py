@@ -2,7 +2,7 @@
 import time
 
 from . import case
-from .. import agent
+from .. import agent, kubelet
 from ..cluster import claim, get, kubectl, same, until
 from ..world import STATUS, bridge, lan_address
 
@@ -92,6 +92,35 @@ def agent_advertises(world):
     status = get("node", node.name)["status"]["capacity"]
     same("bridges of the primary network", [key for key in status if key.endswith(("/cni0", "/docker0"))], [])
     claim("metrics are there", any(name.startswith("trestle_") for name in agent.metrics(node)))
+
+
+@case("own", "meta", "bridges", alone=True)
+@tidy
+def kubelet_zeroes_resources(world):
+    """kubelet by itself sets a bridge to 0 when it begins without its checkpoints: the agent that runs gives the bridge its value back, and
+    so does one that this kubelet begins."""
+    node = world.nodes[1]
+    until(30, "br-lan is advertised", lambda: all(resources(node).values()))
+    value = resources(node)
+    wanted, zero = tuple(value.values()), ("0", "0")
+    for who, meanwhile in (("an agent that runs", lambda: None), ("one that kubelet begins", lambda: agent.kill(node))):
+        with kubelet.Watched(node, KEY) as watched:
+            claim("kubelet has set its resources to 0", zeroed(node, meanwhile))
+            until(30, f"br-lan is seen with 0 ({who})", lambda: zero in watched.values())
+            until(60, f"br-lan has its value again ({who})", lambda: watched.values()[-1] == wanted)
+            world.note(f"{who}: 0 for {watched.seconds(zero):.2f} s; {' '.join('/'.join(v) for v in watched.values())}")
+        same("and keeps it", resources(node), value)
+    until(60, "the agents are Ready", lambda: all(map(agent.ready, agent.pods())))
+    world.pods(("after", node))
+
+
+def zeroed(node, meanwhile):
+    """Not each time: it may make its socket before it registers, and then takes that for a checkpoint."""
+    for _ in range(4):
+        until(60, "an agent runs", lambda: agent.pid(node))
+        if kubelet.begin_anew(node, meanwhile):
+            return True
+    return False
 
 
 @case("own", "meta", "bridges", alone=True)
