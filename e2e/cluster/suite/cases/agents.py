@@ -2,7 +2,7 @@
 import time
 
 from . import case
-from .. import agent, kubelet
+from .. import agent, kubelet, lan
 from ..cluster import claim, get, kubectl, same, until
 from ..world import STATUS, bridge, lan_address
 
@@ -150,3 +150,17 @@ def bridge_made_anew(world):
         until(30, f"an Event of {pod.name}", lambda: any(e.startswith("PortRepaired") and "br-dmz" in e for e in pod.events()))
     counted = sum(v for k, v in agent.metrics(node).items() if k.startswith("trestle_repairs_total") and 'kind="port"' in k and "done" in k)
     claim(f"{counted} repairs of ports are counted", counted >= 2)
+
+
+@case("own", "meta", alone=True)
+def lease_without_keeper(world):
+    """Without an agent: a pod with an address of the LAN's DHCP server hears until when it has it."""
+    world.nad("lan", bridge("br-lan", ipam={"type": "dhcp"}))
+    with lan.Dhcp() as server:
+        pod, = world.pods(("a", world.nodes[0], "lan"))
+        address, = server.leased()
+        events = until(30, "an Event of the lease", lambda: [e for e in pod.events() if e.startswith("LeaseUnkept: ")])
+        claim(f"one Event, with {address}: {events}", len(events) == 1 and address in events[0])
+        world.note(events[0])
+        world.delete(pod)
+        until(30, "it is given back", lambda: not server.leased())
