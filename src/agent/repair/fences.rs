@@ -1,56 +1,46 @@
 //! Filters that keep machines' DHCP apart from their LAN's, where another program took them away: put back. Nothing in the
 //! kernel tells of it, so they are looked at each minute.
 
-use std::collections::HashMap;
-
+use super::told::{Subject, Told};
 use super::{Kind, Said, Tools};
 use crate::attach::{self, Fence};
 use crate::store::Entry;
-use crate::types::{AttachmentId, Outcome};
+use crate::types::Outcome;
+
+const FILTERS: &str = "the filters that keep its DHCP from the LAN";
 
 #[derive(Default)]
 pub struct Fences {
-    /// What was told last of a machine's, so that it is told once.
-    told: HashMap<AttachmentId, String>,
+    told: Told,
 }
 
 impl Fences {
     pub async fn round(&mut self, tools: &Tools<'_>, entries: &[Entry]) -> Outcome<Vec<Said>> {
         let fences = attach::fences(entries, tools.dirs, tools.host)?;
-        self.told.retain(|id, _| fences.iter().any(|f| f.entry.id == *id));
+        self.told.keep(fences.iter().map(|f| &f.entry));
         let mut said = Vec::new();
         for fence in &fences {
             if fence.is_sound(tools.links).await? {
-                self.told.remove(&fence.entry.id);
+                self.told.sound(&fence.entry);
                 continue;
             }
             if tools.dry_run {
-                said.extend(self.once(fence, "the filters that keep its DHCP from the LAN are gone".into()));
+                said.extend(self.told.once(&subject(fence), format!("{FILTERS} are gone")));
                 continue;
             }
             match fence.mend(tools.dirs, tools.links).await {
                 Ok(false) => {}
-                Ok(true) => {
-                    let text = "the filters that keep its DHCP from the LAN were put back";
-                    said.push(say(fence, text.into(), true));
-                }
+                Ok(true) => said.push(subject(fence).say(&format!("{FILTERS} were put back"), true)),
                 Err(failure) => {
-                    said.extend(self.once(
-                        fence,
-                        format!("the filters that keep its DHCP from the LAN cannot be put back: {failure}"),
-                    ))
+                    let text = format!("{FILTERS} cannot be put back: {failure}");
+                    said.extend(self.told.once(&subject(fence), text));
                 }
             }
         }
         Ok(said)
     }
-
-    fn once(&mut self, fence: &Fence, text: String) -> Option<Said> {
-        let before = self.told.insert(fence.entry.id.clone(), text.clone());
-        (before.as_ref() != Some(&text)).then(|| say(fence, text, false))
-    }
 }
 
-fn say(fence: &Fence, text: String, done: bool) -> Said {
-    Said { pod: fence.pod.clone(), kind: Kind::Fence, done, quiet: false, text: format!("{}: {text}", fence.network) }
+fn subject(fence: &Fence) -> Subject<'_> {
+    Subject { entry: &fence.entry, pod: &fence.pod, kind: Kind::Fence, name: &fence.network }
 }

@@ -18,6 +18,7 @@ mod sight;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::time::Duration;
 

@@ -1,19 +1,20 @@
 //! Ports that another program took off their bridge, or whose VLANs or flags it took away: put right, five times at most;
 //! then somebody means it, and it is only told.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
+use super::told::{Subject, Told};
 use super::{Kind, Said, Tools};
 use crate::attach::{self, PodPort};
 use crate::plan::Verdict;
 use crate::store::Entry;
-use crate::types::{AttachmentId, Outcome};
+use crate::types::Outcome;
 
 const MOST: u32 = 5;
 
 #[derive(Default)]
 pub struct Ports {
-    mended: HashMap<AttachmentId, Mended>,
+    told: Told,
     /// Indices of the ports, as of the last look.
     pub indices: BTreeSet<u32>,
     /// Names of their bridges.
@@ -24,22 +25,13 @@ pub struct Ports {
     pub again: bool,
 }
 
-#[derive(Default)]
-struct Mended {
-    /// Of which writing of the entry.
-    written: u64,
-    times: u32,
-    /// What was told last, so that it is told once.
-    told: Option<String>,
-}
-
 impl Ports {
     pub async fn round(&mut self, tools: &Tools<'_>, entries: &[Entry]) -> Outcome<Vec<Said>> {
         let ports = attach::ports(entries, tools.dirs, tools.host)?;
         self.indices = ports.iter().map(|p| p.index).collect();
         self.bridges = ports.iter().map(|p| p.bridge.clone()).collect();
         self.again = false;
-        self.mended.retain(|id, _| ports.iter().any(|p| p.entry.id == *id));
+        self.told.keep(ports.iter().map(|p| &p.entry));
         if ports.is_empty() {
             return Ok(Vec::new());
         }
@@ -48,16 +40,14 @@ impl Ports {
         let mut said = Vec::new();
         for port in &ports {
             match port.look(&node) {
-                Verdict::Sound => {
-                    if let Some(mended) = self.mended.get_mut(&port.entry.id) {
-                        mended.told = None;
-                    }
-                }
+                Verdict::Sound => self.told.sound(&port.entry),
                 Verdict::Leave(why) => {
-                    said.extend(self.once(port, format!("its port is off its bridge or down: {why}")))
+                    let text = format!("its port is off its bridge or down: {why}");
+                    said.extend(self.told.once(&subject(port), text));
                 }
                 Verdict::Mend(mend) if tools.dry_run => {
-                    said.extend(self.once(port, format!("its port on {} would be {}", port.bridge, mend.text())));
+                    let text = format!("its port on {} would be {}", port.bridge, mend.text());
+                    said.extend(self.told.once(&subject(port), text));
                 }
                 Verdict::Mend(_) => said.extend(self.mend(tools, port).await),
             }
@@ -65,31 +55,13 @@ impl Ports {
         Ok(said)
     }
 
-    fn of(&mut self, port: &PodPort) -> &mut Mended {
-        let mended = self.mended.entry(port.entry.id.clone()).or_default();
-        if mended.written != port.entry.written {
-            *mended = Mended { written: port.entry.written, ..Mended::default() };
-        }
-        mended
-    }
-
-    /// What is told and not done.
-    fn once(&mut self, port: &PodPort, text: String) -> Option<Said> {
-        let mended = self.of(port);
-        if mended.told.as_ref() == Some(&text) {
-            return None;
-        }
-        mended.told = Some(text.clone());
-        Some(say(port, text, false))
-    }
-
     async fn mend(&mut self, tools: &Tools<'_>, port: &PodPort) -> Option<Said> {
-        if self.of(port).times >= MOST {
+        if self.told.of(&port.entry).times >= MOST {
             let text = format!(
                 "its port on {} was put right {MOST} times, and is changed again and again: left as it is",
                 port.bridge
             );
-            return self.once(port, text);
+            return self.told.once(&subject(port), text);
         }
         match port.mend(tools.dirs, tools.links).await {
             Ok(None) => {
@@ -97,23 +69,17 @@ impl Ports {
                 None
             }
             Ok(Some(mend)) => {
-                self.of(port).times += 1;
-                Some(say(port, format!("its port on {} was {}", port.bridge, mend.text()), true))
+                self.told.of(&port.entry).times += 1;
+                Some(subject(port).say(&format!("its port on {} was {}", port.bridge, mend.text()), true))
             }
             Err(failure) => {
-                self.of(port).times += 1;
-                self.once(port, format!("its port on {} cannot be put right: {failure}", port.bridge))
+                self.told.of(&port.entry).times += 1;
+                self.told.once(&subject(port), format!("its port on {} cannot be put right: {failure}", port.bridge))
             }
         }
     }
 }
 
-fn say(port: &PodPort, text: String, done: bool) -> Said {
-    Said {
-        pod: port.pod.clone(),
-        kind: Kind::Port,
-        done,
-        text: format!("{}: {text}", port.entry.id.ifname),
-        quiet: false,
-    }
+fn subject(port: &PodPort) -> Subject<'_> {
+    Subject { entry: &port.entry, pod: &port.pod, kind: Kind::Port, name: port.entry.id.ifname.as_str() }
 }
