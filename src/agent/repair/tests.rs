@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::{sleep, timeout};
 
 use super::*;
+use crate::attach::tests::machine::{both, machine};
 use crate::attach::tests::{At, Node};
 use crate::net::Link;
 use crate::net::testing::block_on;
@@ -403,13 +404,9 @@ fn a_pods_own_entry_goes_with_what_is_in_it() {
 
 #[test]
 fn filters_around_a_machines_dhcp_are_put_back() {
-    let node = Node::new();
-    let pod = node.pod("machine");
-    let wire = At { ifname: "pod094a367b026", ..node.at(&pod).of_vm() };
+    let (node, pod) = machine();
+    let [wire, bind] = both(&node, &pod);
     wire.add().unwrap();
-    let args = json!({"cni": {"logicNetworkName": "lan"}});
-    let bind = At { ifname: "net2", ..node.at(&pod).of_vm() }
-        .with(json!({"name": "trestle-binding", "bridge": null, "ipam": null, "args": args}));
     let bound = bind.add().unwrap();
     let port = port(&node);
     node.sh(&format!("tc qdisc del dev {port} clsact"));

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::machine::{POD_LINK, TAP, both, machine};
 use super::*;
 use crate::types::Code;
 
@@ -128,13 +129,11 @@ fn a_wire_on_a_macvlan() {
 
 #[test]
 fn a_bind_step() {
-    let node = Node::new();
-    let pod = node.pod("machine");
-    let (link, tap) = ("pod094a367b026", "tap094a367b026");
+    let (node, pod) = machine();
+    let (link, tap) = (POD_LINK, TAP);
     // Without an address to be given: the filters around one are another test's.
-    At { ifname: link, ..node.at(&pod).of_vm() }.with(json!({"ipam": null})).add().unwrap();
-    let conf = json!({"bridge": null, "ipam": null, "args": {"cni": {"logicNetworkName": "lan"}}});
-    let bind = At { ifname: "net2", ..node.at(&pod).of_vm() }.with(conf);
+    let [wire, bind] = both(&node, &pod);
+    wire.with(json!({"ipam": null})).add().unwrap();
     let nothing = bind.add().unwrap();
     let run = |script: String| drop(pod.sh(&script));
     let redirect = |from: &str, to: &str| {

@@ -4,6 +4,7 @@ use std::os::unix::fs::symlink;
 
 use serde_json::json;
 
+use super::machine::{POD_LINK, TAP};
 use super::*;
 use crate::types::Code;
 
@@ -80,18 +81,17 @@ fn an_entry_that_cannot_be_read_is_as_good_as_none_and_goes() {
             assert_eq!(left(&node, &pod), NOTHING, "{torn:?} {}", at.conf);
         }
     }
-    let at = kinds_of_vm(&node, &pod);
+    let at = bind_step(&node, &pod);
     at.add().unwrap();
     std::fs::write(node.dirs.run.join("journal/c1/net2.bind.json"), "").unwrap();
     at.del().unwrap();
-    assert_eq!((pod.links(), node.entries()), (vec!["pod094a367b026".to_owned()], 1), "tap and entry of the bind step");
+    assert_eq!((pod.links(), node.entries()), (vec![POD_LINK.to_owned()], 1), "tap and entry of the bind step");
 }
 
 /// A bind step, its wire made.
-fn kinds_of_vm<'a>(node: &'a Node, pod: &Pod) -> At<'a> {
-    At { ifname: "pod094a367b026", ..node.at(pod).of_vm() }.add().unwrap();
-    let conf = json!({"bridge": null, "ipam": null, "args": {"cni": {"logicNetworkName": "lan"}}});
-    At { ifname: "net2", ..node.at(pod).of_vm() }.with(conf)
+fn bind_step<'a>(node: &'a Node, pod: &Pod) -> At<'a> {
+    machine::wire(node, pod).add().unwrap();
+    machine::bind(node, pod)
 }
 
 #[test]
@@ -164,13 +164,13 @@ fn a_dead_entry_is_undone_without_touching_the_namespace_that_has_its_path() {
 fn a_dead_entry_of_the_bind_step() {
     let node = Node::new();
     let first = node.pod("web");
-    let bind = kinds_of_vm(&node, &first);
+    let bind = bind_step(&node, &first);
     bind.add().unwrap();
     first.vanish();
     let second = node.pod("web");
-    let bind = kinds_of_vm(&node, &second);
+    let bind = bind_step(&node, &second);
     bind.add().unwrap();
-    assert_eq!(second.links(), ["pod094a367b026", "tap094a367b026"]);
+    assert_eq!(second.links(), [POD_LINK, TAP]);
     assert_eq!((node.entries(), node.taken("lan").len()), (2, 1));
 }
 

@@ -1,6 +1,6 @@
 //! A bound machine's address: what the records say of it, the filters around it, and who takes them away.
 
-use super::vm::{POD_LINK, bind, wire};
+use super::machine::{POD_LINK, bind, both, machine, wire};
 use super::*;
 use crate::attach::{Served, Terms, guests};
 use crate::ipam::dhcp::{Answer, Identity, Step, Wish};
@@ -24,8 +24,7 @@ fn port(node: &Node) -> String {
 
 #[test]
 fn what_the_wire_was_given_is_served_once_it_is_bound() {
-    let node = Node::new();
-    let pod = node.pod("machine");
+    let (node, pod) = machine();
     let mut ipam = node.host_local(json!({"subnet": "10.1.2.0/24", "gateway": "10.1.2.1"}));
     ipam["routes"] = json!([{"dst": "0.0.0.0/0"}, {"dst": "10.9.0.0/16", "gw": "10.1.2.9"}]);
     let dns = json!({"nameservers": ["10.1.2.53"], "search": ["lab.test"]});
@@ -58,8 +57,7 @@ fn what_the_wire_was_given_is_served_once_it_is_bound() {
 
 #[test]
 fn a_machine_without_ipam_is_left_to_the_lan() {
-    let node = Node::new();
-    let pod = node.pod("machine");
+    let (node, pod) = machine();
     wire(&node, &pod).with(json!({"ipam": null})).add().unwrap();
     bind(&node, &pod).add().unwrap();
     assert!(served(&node).is_empty());
@@ -69,8 +67,7 @@ fn a_machine_without_ipam_is_left_to_the_lan() {
 
 #[test]
 fn another_plugins_address_is_given_too() {
-    let node = Node::new();
-    let pod = node.pod("machine");
+    let (node, pod) = machine();
     node.sh(&format!(
         "ip link add other type veth peer name {POD_LINK} netns {}; ip link set other master br0 up",
         pod.path.display()
@@ -104,8 +101,7 @@ fn check_finds_each_filter_that_is_gone() {
     .enumerate()
     {
         let (pod, container) = (node.pod(&format!("machine{n}")), format!("c{n}"));
-        let wire = At { container: &container, ..wire(&node, &pod) };
-        let bind = At { container: &container, ..bind(&node, &pod) };
+        let [wire, bind] = both(&node, &pod).map(|at| At { container: &container, ..at });
         wire.add().unwrap();
         let bound = bind.add().unwrap();
         bind.check(&bound).unwrap();
@@ -124,9 +120,8 @@ fn check_finds_each_filter_that_is_gone() {
 
 #[test]
 fn somebody_elses_qdisc_at_the_hosts_end() {
-    let node = Node::new();
-    let pod = node.pod("machine");
-    let (wire, bind) = (wire(&node, &pod), bind(&node, &pod));
+    let (node, pod) = machine();
+    let [wire, bind] = both(&node, &pod);
     wire.add().unwrap();
     let port = port(&node);
     node.sh(&format!("tc qdisc add dev {port} ingress"));
@@ -146,9 +141,8 @@ fn somebody_elses_qdisc_at_the_hosts_end() {
 /// A runtime deletes in any order, and the journal may be lost.
 #[test]
 fn filters_go_with_the_wire_or_without_the_journal() {
-    let node = Node::new();
-    let pod = node.pod("machine");
-    let (wire, bind) = (wire(&node, &pod), bind(&node, &pod));
+    let (node, pod) = machine();
+    let [wire, bind] = both(&node, &pod);
     wire.add().unwrap();
     bind.add().unwrap();
     wire.del().unwrap();
@@ -166,9 +160,8 @@ fn filters_go_with_the_wire_or_without_the_journal() {
 /// The number of a link that is gone may come back to another one.
 #[test]
 fn a_later_link_of_the_host_ends_number_is_left_alone() {
-    let node = Node::new();
-    let pod = node.pod("machine");
-    let (wire, bind) = (wire(&node, &pod), bind(&node, &pod));
+    let (node, pod) = machine();
+    let [wire, bind] = both(&node, &pod);
     wire.add().unwrap();
     let (port, index) = (port(&node), node.link(&port(&node)).index);
     bind.add().unwrap();
@@ -182,8 +175,7 @@ fn a_later_link_of_the_host_ends_number_is_left_alone() {
 /// The address is the guest's now.
 #[test]
 fn a_leases_address_does_not_come_back_to_a_bound_link() {
-    let node = Node::new();
-    let pod = node.pod("machine");
+    let (node, pod) = machine();
     let wire = wire(&node, &pod);
     wire.add().unwrap();
     bind(&node, &pod).add().unwrap();

@@ -5,9 +5,11 @@
 
 mod check;
 mod del;
+mod ear;
 mod failed;
 mod fence;
 mod gc;
+pub mod machine;
 mod vm;
 mod wire;
 

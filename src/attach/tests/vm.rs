@@ -1,97 +1,14 @@
 //! A machine's network: silent wire, bind step, and what KubeVirt does to them in between.
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
 
+use super::ear::{Ear, crosses, open};
+use super::machine::{DERIVED, POD_LINK, TAP, bind, both, machine, wire};
 use super::*;
-use crate::net::testing::frame;
-use crate::net::{LinkKind, tap};
-use crate::plan::hex;
-use crate::types::{Code, IfName};
-
-/// What KubeVirt calls the links of a network named `lan`.
-pub const POD_LINK: &str = "pod094a367b026";
-const TAP: &str = "tap094a367b026";
-/// Of the machine `db` in `default`, without a seed.
-const DERIVED: &str = "42:22:13:8e:bc:3d";
-
-/// The wire's ADD as Multus makes it for KubeVirt.
-pub fn wire<'a>(node: &'a Node, pod: &Pod) -> At<'a> {
-    At { ifname: POD_LINK, ..node.at(pod).of_vm() }
-}
-
-/// The bind step's: KubeVirt's NAD has neither bridge nor master, and Multus makes up an interface name.
-pub fn bind<'a>(node: &'a Node, pod: &Pod) -> At<'a> {
-    let args = json!({"cni": {"logicNetworkName": "lan"}});
-    At { ifname: "net2", ..node.at(pod).of_vm() }
-        .with(json!({"name": "trestle-binding", "bridge": null, "ipam": null, "args": args}))
-}
-
-/// A port of the bridge where a test hears what is flooded, but for what the bridge itself says.
-struct Ear {
-    tap: File,
-    deaf_to: String,
-}
-
-impl Ear {
-    fn on(node: &Node) -> Self {
-        let name = "ear0".parse().unwrap();
-        node.run(|| tap::create_tap(&name, false, 0, 0).unwrap());
-        let tap = node.run(|| open(&name));
-        node.sh("ip link set ear0 master br0 up");
-        // Host ends of ours never give it another one.
-        let bridge = node.link("br0").mac.unwrap();
-        Self { tap: tap.into(), deaf_to: hex(&bridge.bytes()) }
-    }
-
-    /// The first frame within this time, as hexadecimal digits.
-    fn hears(&mut self, wait: Duration) -> Option<String> {
-        let (end, mut frame) = (Instant::now() + wait, [0; 2048]);
-        loop {
-            let left = PollTimeout::try_from(end.saturating_duration_since(Instant::now())).unwrap();
-            let mut ready = [PollFd::new(self.tap.as_fd(), PollFlags::POLLIN)];
-            // A thread that ends may interrupt it.
-            match poll(&mut ready, left) {
-                Err(Errno::EINTR) => {}
-                done if done.unwrap() == 0 => return None,
-                _ => {
-                    let len = self.tap.read(&mut frame).unwrap();
-                    let frame = hex(&frame[..len]);
-                    if frame[12..24] != self.deaf_to {
-                        return Some(frame);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// A child of another test that is about to start its program holds all descriptors for a moment, and a tap has one
-/// reader.
-fn open(name: &IfName) -> OwnedFd {
-    loop {
-        match tap::open_tap(name) {
-            Err(e) if e.is(Errno::EBUSY) => std::thread::sleep(Duration::from_millis(1)),
-            opened => return opened.unwrap(),
-        }
-    }
-}
-
-/// Whether a frame with this text is heard. It is said again and again: a tap that is opened has its carrier at once,
-/// but sends only a moment later.
-fn crosses(voice: &mut Ear, ear: &mut Ear, text: &str) -> bool {
-    let frame = frame(text);
-    (0..50).any(|_| {
-        voice.tap.write_all(&frame).unwrap();
-        std::iter::from_fn(|| ear.hears(Duration::from_millis(100))).any(|heard| heard == hex(&frame))
-    })
-}
+use crate::net::LinkKind;
+use crate::types::Code;
 
 #[test]
 fn not_one_frame_comes_from_a_machines_pod() {
@@ -105,7 +22,7 @@ fn not_one_frame_comes_from_a_machines_pod() {
     while ear.hears(Duration::from_millis(300)).is_some() {}
 
     let pod = node.pod("machine");
-    let (wire, bind) = (At { container: "c2", ..wire(&node, &pod) }, At { container: "c2", ..bind(&node, &pod) });
+    let [wire, bind] = both(&node, &pod).map(|at| At { container: "c2", ..at });
     wire.add().unwrap();
     assert_eq!(pod.addresses(POD_LINK).len(), 1, "with IPAM the address is on the link");
     assert_eq!(ear.hears(Duration::from_secs(2)), None, "after the wire");
@@ -137,8 +54,7 @@ fn nobody_answers_for_the_guest() {
 /// What a process of the pod sends goes where it would go without this network.
 #[test]
 fn the_pods_own_traffic_does_not_leave_by_the_machines_link() {
-    let node = Node::new();
-    let pod = node.pod("machine");
+    let (node, pod) = machine();
     pod.sh("ip link add eth0 type veth peer name up0; ip link set eth0 up; ip link set up0 up
          ip addr add 10.244.0.5/24 dev eth0; ip route add default via 10.244.0.1");
     let wire = wire(&node, &pod);
@@ -167,9 +83,8 @@ fn the_pods_own_traffic_does_not_leave_by_the_machines_link() {
 
 #[test]
 fn the_machines_wire_and_its_bind_step() {
-    let node = Node::new();
-    let pod = node.pod("machine");
-    let (wire, bind) = (wire(&node, &pod), bind(&node, &pod));
+    let (node, pod) = machine();
+    let [wire, bind] = both(&node, &pod);
     let mut with_routes = node.host_local(json!({"subnet": "10.1.2.0/24"}));
     with_routes["routes"] = json!([{"dst": "0.0.0.0/0"}]);
     let wire = wire.with(json!({"ipam": with_routes}));
@@ -208,9 +123,8 @@ fn the_machines_wire_and_its_bind_step() {
 
 #[test]
 fn any_order_of_deletion_works_and_one_without_an_add_too() {
-    let node = Node::new();
-    let pod = node.pod("machine");
-    let (wire, bind) = (wire(&node, &pod), bind(&node, &pod));
+    let (node, pod) = machine();
+    let [wire, bind] = both(&node, &pod);
     bind.del().unwrap();
     wire.add().unwrap();
     bind.add().unwrap();
@@ -228,7 +142,7 @@ fn frames_cross_between_bridge_and_tap() {
     wire(&node, &pod).with(json!({"ipam": null})).add().unwrap();
     bind(&node, &pod).add().unwrap();
     let tap = pod.ns.enter(|| open(&TAP.parse().unwrap())).unwrap();
-    let mut guest = Ear { tap: tap.into(), deaf_to: String::new() };
+    let mut guest = Ear::of(tap);
     assert!(crosses(&mut guest, &mut ear, "hello"), "the guest's frame comes out at the bridge");
     assert!(crosses(&mut ear, &mut guest, "world"), "and the LAN's at the guest");
 }
@@ -246,8 +160,7 @@ fn as_kubevirt_does(pod: &Pod) {
 
 #[test]
 fn a_wire_is_known_whatever_kubevirt_calls_it() {
-    let node = Node::new();
-    let pod = node.pod("machine");
+    let (node, pod) = machine();
     let wire = wire(&node, &pod);
     let result = wire.add().unwrap();
     as_kubevirt_does(&pod);
@@ -289,8 +202,7 @@ fn check_without_the_journal_finds_the_renamed_link() {
 
 #[test]
 fn check_without_the_journal_knows_that_a_bound_link_has_no_address() {
-    let node = Node::new();
-    let pod = node.pod("machine");
+    let (node, pod) = machine();
     let wire = wire(&node, &pod);
     let ipam = node.host_local(json!({"subnet": "10.1.2.0/24"}));
     let wire = wire.with(json!({"ipam": {"routes": [{"dst": "0.0.0.0/0"}], "type": ipam["type"],
@@ -306,8 +218,7 @@ fn check_without_the_journal_knows_that_a_bound_link_has_no_address() {
 
 #[test]
 fn without_the_journal_the_renamed_link_is_found_by_kubevirts_name() {
-    let node = Node::new();
-    let pod = node.pod("machine");
+    let (node, pod) = machine();
     let wire = wire(&node, &pod).drop_in(Type::Bridge).with(json!({"type": "bridge"}));
     wire.add().unwrap();
     pod.sh(&format!("ip link set {POD_LINK} down; ip link set {POD_LINK} name 094a367b026-nic"));
@@ -318,8 +229,7 @@ fn without_the_journal_the_renamed_link_is_found_by_kubevirts_name() {
 
 #[test]
 fn a_renamed_wire_is_bound_by_the_journals_number() {
-    let node = Node::new();
-    let pod = node.pod("machine");
+    let (node, pod) = machine();
     wire(&node, &pod).add().unwrap();
     pod.sh(&format!("ip link set {POD_LINK} down; ip link set {POD_LINK} name 094a367b026-nic"));
     let bind = bind(&node, &pod);
@@ -332,8 +242,7 @@ fn a_renamed_wire_is_bound_by_the_journals_number() {
 
 #[test]
 fn another_plugins_link_is_bound_as_well() {
-    let node = Node::new();
-    let pod = node.pod("machine");
+    let (node, pod) = machine();
     pod.sh(&format!(
         "ip link add {POD_LINK} mtu 1400 type veth peer name other; ip addr add 10.9.9.9/24 dev {POD_LINK}"
     ));
@@ -346,8 +255,7 @@ fn another_plugins_link_is_bound_as_well() {
 
 #[test]
 fn the_primary_link_where_it_is_ours() {
-    let node = Node::new();
-    let pod = node.pod("machine");
+    let (node, pod) = machine();
     let bind = bind(&node, &pod);
     let missing = bind.add().unwrap_err();
     assert_eq!(missing.code, Code::BindLinkMissing);
@@ -381,8 +289,7 @@ fn queues_are_as_the_pods_annotation_says() {
 
 #[test]
 fn a_bind_step_that_fails_leaves_the_pod_as_it_was() {
-    let node = Node::new();
-    let pod = node.pod("machine");
+    let (node, pod) = machine();
     wire(&node, &pod).add().unwrap();
     let bind = bind(&node, &pod);
     pod.sh(&format!("tc qdisc add dev {POD_LINK} ingress"));
@@ -419,8 +326,7 @@ fn undo_clears_the_redirect_and_no_other_filter() {
     .enumerate()
     {
         let (pod, container) = (node.pod(&format!("machine{n}")), format!("c{n}"));
-        let wire = At { container: &container, ..wire(&node, &pod) };
-        let bind = At { container: &container, ..bind(&node, &pod) };
+        let [wire, bind] = both(&node, &pod).map(|at| At { container: &container, ..at });
         wire.add().unwrap();
         bind.add().unwrap();
         assert!(there(&pod));
@@ -435,8 +341,7 @@ fn undo_clears_the_redirect_and_no_other_filter() {
 /// The plugin was killed after the record was written, and before it said that the qdisc is about to be made.
 #[test]
 fn undo_leaves_an_ingress_that_came_after_the_first_record() {
-    let node = Node::new();
-    let pod = node.pod("machine");
+    let (node, pod) = machine();
     wire(&node, &pod).add().unwrap();
     let bind = bind(&node, &pod);
     bind.add().unwrap();
@@ -453,8 +358,7 @@ fn undo_leaves_an_ingress_that_came_after_the_first_record() {
 
 #[test]
 fn ipv6_from_ipam_is_refused_and_released() {
-    let node = Node::new();
-    let pod = node.pod("machine");
+    let (node, pod) = machine();
     for ty in [Type::Trestle, Type::Bridge] {
         let v6 = node.host_local(json!({"subnet": "2001:db8::/64"}));
         let at = wire(&node, &pod).drop_in(ty).with(json!({"ipam": v6}));
@@ -484,8 +388,7 @@ fn the_drop_in_gives_a_machine_the_silent_form() {
 
 #[test]
 fn the_cluster_network_of_a_machines_pod_is_a_plain_one() {
-    let node = Node::new();
-    let pod = node.pod("machine");
+    let (node, pod) = machine();
     let told = json!({"io.kubernetes.cri.pod-annotations": {"kubevirt.io/domain": "db"}});
     let at = At { ifname: "eth0", ..node.at(&pod).of_vm() }.with(json!({"runtimeConfig": told}));
     at.add().unwrap();
