@@ -127,12 +127,10 @@ async fn create(work: &mut Work<'_>, plan: &BridgeWire, bridge: &Link) -> Outcom
         mac: plan.host_mac,
         mtu: plan.host_mtu,
         master: Some(bridge.index),
-        group: None,
         peer: work.job.ifname,
         peer_mac: plan.pod_mac,
         peer_mtu: plan.pod_mtu,
         peer_ns: &work.sides.pod,
-        peer_group: None,
     };
     let host = match links.create_veth(&veth).await {
         Err(e) if e.is(Errno::EEXIST) => return Err(facts::taken(work.sides, work.job.ifname, &plan.host).await?),

@@ -144,12 +144,10 @@ async fn vlan_interface(work: &Work<'_>, plan: &BridgeWire, bridge: &Link, vid: 
         mac: None,
         mtu,
         master: Some(bridge.index),
-        group: None,
         peer: &name,
         peer_mac: None,
         peer_mtu: mtu,
         peer_ns: &work.sides.host,
-        peer_group: None,
     };
     let port = links.create_veth(&veth).await?;
     hit("vlan interface");

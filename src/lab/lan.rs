@@ -103,12 +103,10 @@ async fn cable(
         mac,
         mtu: None,
         master,
-        group: None,
         peer: &there_name,
         peer_mac: None,
         peer_mtu: None,
         peer_ns: there_ns,
-        peer_group: None,
     };
     let index = net.create_veth(&veth).await?.index;
     net.set_link(index, &up()).await?;

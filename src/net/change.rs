@@ -21,7 +21,6 @@ pub struct LinkChange<'a> {
     pub master: Option<u32>,
     /// Empty takes it away.
     pub alias: Option<&'a str>,
-    pub group: Option<u32>,
     pub promisc: Option<bool>,
     pub namespace: Option<&'a Namespace>,
     /// Of a bridge's port, like `isolated`.
@@ -31,7 +30,7 @@ pub struct LinkChange<'a> {
 }
 
 impl Netlink {
-    /// One message, in which the kernel does namespace, MAC, MTU, group, name, alias, master and flags in this order;
+    /// One message, in which the kernel does namespace, MAC, MTU, name, alias, master and flags in this order;
     /// it undoes nothing when it refuses a later part.
     ///
     /// Port settings go first, or, if the link becomes a port by the same change, in a second message: they are about
@@ -63,20 +62,6 @@ impl Netlink {
         m.header.index = index;
         self.change(ask, RouteNetlinkMessage::DelLink(m), 0).await.map(drop)
     }
-
-    /// All links of a group of this namespace, in one wait. EOPNOTSUPP, and nothing is deleted, if one of them cannot
-    /// be (a driver's own device).
-    #[cfg_attr(not(test), expect(dead_code, reason = "the meta plugin deletes a pod's links by it"))]
-    pub async fn delete_group(&self, group: u32) -> NetResult<()> {
-        let ask = Ask::new("delete links", format!("of group {group}"));
-        // Group 0 has every link that nobody put into another.
-        if group == 0 {
-            return Err(NetError::new(ask.op, ask.object, Errno::EINVAL));
-        }
-        let mut m = LinkMessage::default();
-        m.attributes.push(LinkAttribute::Group(group));
-        self.change(ask, RouteNetlinkMessage::DelLink(m), 0).await.map(drop)
-    }
 }
 
 fn message(index: u32, c: &LinkChange<'_>) -> LinkMessage {
@@ -97,7 +82,6 @@ fn message(index: u32, c: &LinkChange<'_>) -> LinkMessage {
     a.extend(c.name.map(|name| LinkAttribute::IfName(name.to_string())));
     a.extend(c.master.map(LinkAttribute::Controller));
     a.extend(c.alias.map(|alias| LinkAttribute::IfAlias(alias.into())));
-    a.extend(c.group.map(LinkAttribute::Group));
     a.extend(c.namespace.map(|ns| LinkAttribute::NetNsFd(ns.raw_fd())));
     m
 }
@@ -117,7 +101,7 @@ mod tests {
     use super::*;
     use crate::net::PortState;
     use crate::net::link::Port;
-    use crate::net::testing::{Bench, block_on, found, name, up, veth};
+    use crate::net::testing::{Bench, block_on, found, name, up};
 
     #[test]
     fn a_change_carries_all_it_is_asked_for() {
@@ -131,18 +115,17 @@ mod tests {
                 mac: Some("02:00:00:00:00:07".parse().unwrap()),
                 name: Some(&renamed),
                 alias: Some("default/vm lan"),
-                group: Some(5),
                 promisc: Some(true),
                 ..Default::default()
             };
             b.pod.set_link(pod.index, &change).await.unwrap();
             let after = found(&b.pod, "net1").await;
             assert_eq!((after.index, after.up, after.mtu, after.mac), (pod.index, false, 1300, change.mac));
-            assert_eq!((after.alias.as_deref(), after.group, after.promisc), (Some("default/vm lan"), 5, true));
+            assert_eq!((after.alias.as_deref(), after.promisc), (Some("default/vm lan"), true));
             let back = LinkChange { alias: Some(""), promisc: Some(false), ..Default::default() };
             b.pod.set_link(pod.index, &back).await.unwrap();
             let after = found(&b.pod, "net1").await;
-            assert_eq!((after.alias, after.promisc, after.mtu, after.group), (None, false, 1300, 5));
+            assert_eq!((after.alias, after.promisc, after.mtu), (None, false, 1300));
         });
     }
 
@@ -213,25 +196,6 @@ mod tests {
             let down = LinkChange { up: Some(false), ..Default::default() };
             assert!(b.host.set_link(host.index, &down).await.unwrap_err().gone());
             assert!(b.host.set_link(host.index, &LinkChange { hairpin: Some(true), ..down }).await.unwrap_err().gone());
-        });
-    }
-
-    #[test]
-    fn a_group_is_deleted_by_one_request_and_nothing_else() {
-        block_on(async {
-            let b = Bench::new();
-            b.pair().await;
-            for (here, there) in [("h1", "p1"), ("h2", "p2")] {
-                let (here, there) = (name(here), name(there));
-                let v = crate::net::Veth { peer_group: Some(77), ..veth(&here, &there, &b.pod_ns) };
-                b.host.create_veth(&v).await.unwrap();
-            }
-            b.pod.delete_group(77).await.unwrap();
-            let left: Vec<_> = b.pod.links().await.unwrap().into_iter().map(|l| l.name).collect();
-            assert_eq!(left, ["lo", "pod0"]);
-            assert!(b.pod.delete_group(77).await.unwrap_err().gone());
-            assert!(b.pod.delete_group(0).await.unwrap_err().is(Errno::EINVAL));
-            assert!(b.pod.link("pod0").await.unwrap().is_some());
         });
     }
 }

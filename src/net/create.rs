@@ -19,12 +19,10 @@ pub struct Veth<'a> {
     pub mac: Option<Mac>,
     pub mtu: Option<Mtu>,
     pub master: Option<u32>,
-    pub group: Option<u32>,
     pub peer: &'a IfName,
     pub peer_mac: Option<Mac>,
     pub peer_mtu: Option<Mtu>,
     pub peer_ns: &'a Namespace,
-    pub peer_group: Option<u32>,
 }
 
 /// `lower` is in the namespace of the socket, the new link in `namespace`.
@@ -45,10 +43,10 @@ impl Netlink {
     pub async fn create_veth(&self, v: &Veth<'_>) -> NetResult<Link> {
         let mut peer = LinkMessage::default();
         peer.attributes = vec![LinkAttribute::IfName(v.peer.to_string()), LinkAttribute::NetNsFd(v.peer_ns.raw_fd())];
-        peer.attributes.extend(settings(v.peer_mac, v.peer_mtu, v.peer_group));
+        peer.attributes.extend(settings(v.peer_mac, v.peer_mtu));
         let mut m = LinkMessage::default();
         m.attributes = vec![LinkAttribute::IfName(v.name.to_string())];
-        m.attributes.extend(settings(v.mac, v.mtu, v.group));
+        m.attributes.extend(settings(v.mac, v.mtu));
         m.attributes.extend(v.master.map(LinkAttribute::Controller));
         m.attributes.push(info(InfoKind::Veth, Some(InfoData::Veth(InfoVeth::Peer(peer)))));
         let ask = Ask::new("create veth", format!("{} with peer {}", v.name, v.peer));
@@ -104,7 +102,7 @@ impl Netlink {
             LinkAttribute::Link(v.lower),
             LinkAttribute::NetNsFd(v.namespace.raw_fd()),
         ];
-        m.attributes.extend(settings(v.mac, v.mtu, None));
+        m.attributes.extend(settings(v.mac, v.mtu));
         m.attributes.push(info(InfoKind::MacVlan, Some(InfoData::MacVlan(data))));
         let ask = Ask::new("create macvlan", format!("{name} on link {}", v.lower));
         self.create(ask, m, 0).await.map(drop)
@@ -113,7 +111,7 @@ impl Netlink {
     pub async fn create_bridge(&self, name: &IfName, mtu: Option<Mtu>, vlan_filtering: bool) -> NetResult<()> {
         let mut m = LinkMessage::default();
         m.attributes = vec![LinkAttribute::IfName(name.to_string())];
-        m.attributes.extend(settings(None, mtu, None));
+        m.attributes.extend(settings(None, mtu));
         // Said only when wanted: a kernel without VLAN filtering refuses the attribute even where it says "off".
         let data = vlan_filtering.then(|| InfoData::Bridge(vec![InfoBridge::VlanFiltering(true)]));
         m.attributes.push(info(InfoKind::Bridge, data));
@@ -130,10 +128,10 @@ impl Netlink {
     }
 }
 
-fn settings(mac: Option<Mac>, mtu: Option<Mtu>, group: Option<u32>) -> impl Iterator<Item = LinkAttribute> {
+fn settings(mac: Option<Mac>, mtu: Option<Mtu>) -> impl Iterator<Item = LinkAttribute> {
     let mac = mac.map(|m| LinkAttribute::Address(m.bytes().to_vec()));
     let mtu = mtu.map(|m| LinkAttribute::Mtu(m.get()));
-    mac.into_iter().chain(mtu).chain(group.map(LinkAttribute::Group))
+    mac.into_iter().chain(mtu)
 }
 
 fn info(kind: InfoKind, data: Option<InfoData>) -> LinkAttribute {
@@ -180,18 +178,16 @@ mod tests {
                 mac: Some(mac("fe:00:00:00:00:01")),
                 mtu: Some(mtu(1400)),
                 master: Some(bridge.index),
-                group: Some(7),
                 peer_mac: Some(mac("02:00:00:00:00:02")),
                 peer_mtu: Some(mtu(1300)),
-                peer_group: Some(9),
                 ..veth(&here, &there, &b.pod_ns)
             };
             let made = b.host.create_veth(&v).await.unwrap();
             let here = found(&b.host, here.as_str()).await;
             let there = found(&b.pod, "net1").await;
-            assert_eq!((here.index, here.mac, here.mtu, here.group), (made.index, v.mac, 1400, 7));
+            assert_eq!((here.index, here.mac, here.mtu), (made.index, v.mac, 1400));
             assert_eq!(made.lower, Some(there.index), "the kernel tells the peer at once");
-            assert_eq!((there.mac, there.mtu, there.group), (v.peer_mac, 1300, 9));
+            assert_eq!((there.mac, there.mtu), (v.peer_mac, 1300));
             assert_eq!((here.kind, here.master, here.lower), (LinkKind::Veth, Some(bridge.index), Some(there.index)));
             assert_eq!((there.kind, there.lower), (LinkKind::Veth, Some(here.index)));
             assert!(here.lower_nsid.is_some() && there.lower_nsid.is_some());

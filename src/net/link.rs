@@ -39,7 +39,6 @@ pub struct Link {
     /// None: the lower link is in the same namespace.
     pub lower_nsid: Option<i32>,
     pub alias: Option<String>,
-    pub group: u32,
     /// Of a bridge's port.
     pub port: Option<Port>,
 }
@@ -213,7 +212,6 @@ impl From<LinkMessage> for Link {
             lower: None,
             lower_nsid: None,
             alias: None,
-            group: 0,
             port: None,
         };
         for a in m.attributes {
@@ -225,7 +223,6 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Link(index) => link.lower = Some(index).filter(|i| *i != 0),
                 LinkAttribute::LinkNetNsId(id) => link.lower_nsid = Some(id),
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
-                LinkAttribute::Group(group) => link.group = group,
                 LinkAttribute::LinkInfo(info) => (link.kind, link.port) = kind_and_port(info),
                 _ => {}
             }

@@ -54,8 +54,7 @@ pub fn name(s: &str) -> IfName {
 
 /// A pair with nothing but its names.
 pub fn veth<'a>(name: &'a IfName, peer: &'a IfName, peer_ns: &'a Namespace) -> Veth<'a> {
-    let (mac, mtu, master, group) = (None, None, None, None);
-    Veth { name, mac, mtu, master, group, peer, peer_mac: None, peer_mtu: None, peer_ns, peer_group: None }
+    Veth { name, mac: None, mtu: None, master: None, peer, peer_mac: None, peer_mtu: None, peer_ns }
 }
 
 pub async fn found(net: &Netlink, name: &str) -> Link {

@@ -81,7 +81,6 @@ pub fn link(index: u32, name: &str, kind: LinkKind) -> Link {
         lower: None,
         lower_nsid: None,
         alias: None,
-        group: 0,
         port: None,
     }
 }
