@@ -4,16 +4,15 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Server, address, conf, exchange, records};
-use crate::harness::{Lab, Seen, Sniffer, Tap, frame};
+use super::{Lends, Program, Server, address, conf, exchange, records};
+use crate::harness::{Seen, Sniffer, Tap, frame};
 use crate::machine::{LINK, POD, TAP, bind};
 
 /// Once it is bound the guest has the address, and whoever gives it to the guest sits at the host's end: neither the LAN's
 /// DHCP nor that of our own client, which goes on, is anything to the guest; nor is its own to the LAN.
 #[test]
 fn a_bound_machines_lease_is_renewed_behind_its_back() {
-    let (lab, lan) = Lab::with_lan();
-    let _server = Server::start(&lab, &lan, &[]);
+    let (lab, lan, _server) = Server::with_lan(Program::Dnsmasq, &Lends::default());
     let pod = lab.pod();
     let mut call = lab.trestle(conf()).pod(&pod).of_pod("default", POD).ifname(LINK);
     call.add();

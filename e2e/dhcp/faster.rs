@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::Server;
+use super::{Lends, Program, Server};
 use crate::harness::{Kind, Lab, Netns, Seen, Sniffer, eventually};
 
 /// What the issue asks for.
@@ -45,7 +45,7 @@ fn than_the_reference() {
         thread::scope(|scope| {
             let server = scope.spawn(|| {
                 eventually("the first question", || sniffer.listen(Duration::from_millis(10)).iter().any(is_question));
-                Server::start(&lab, &lan, &[])
+                Server::of(Program::Dnsmasq, &lab, &lan, &Lends::default())
             });
             let took = add(&lab, kind, &pod, &socket);
             server.join().unwrap();

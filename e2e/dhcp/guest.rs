@@ -144,8 +144,7 @@ fn host_local(lab: &Lab) -> Value {
 
 /// From us, and nothing of it is heard on the LAN.
 fn is_given(ipam: fn(&Lab) -> Value, address: Ipv4Addr, gateway: Ipv4Addr) {
-    let (lab, lan) = Lab::with_lan();
-    let server = Server::start(&lab, &lan, &[]);
+    let (lab, lan, server) = Server::with_lan(Program::Dnsmasq, &Lends::default());
     let pod = lab.pod();
     let sniffer = Sniffer::new(&lan);
     let mut wire = vm(&lab, &pod).with("ipam", ipam(&lab));
@@ -219,8 +218,7 @@ fn an_agent_keeps_no_pod_alive() {
 /// We hold the lease for the guest, and the guest has it from us.
 #[test]
 fn an_address_that_the_lan_gives() {
-    let (lab, lan) = Lab::with_lan();
-    let server = Server::of(Program::Kea, &lab, &lan, &Lends { seconds: 24, ..Lends::default() });
+    let (lab, lan, server) = Server::with_lan(Program::Kea, &Lends { seconds: 24, ..Lends::default() });
     let pod = lab.pod();
     let sniffer = Sniffer::new(&lan);
     lab.trestle(conf()).pod(&pod).of_pod("default", POD).ifname(LINK).add();

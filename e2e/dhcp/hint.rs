@@ -11,10 +11,8 @@ use crate::machine::{LINK, POD};
 const DISCOVER: u8 = 1;
 const REQUEST: u8 = 3;
 
-/// Authoritative: it refuses an address that it does not know. Kea is silent then.
-fn serving(lab: &Lab, lan: &Netns, lends: &Lends) -> Server {
-    Server::of(Program::Dnsmasq, lab, lan, lends)
-}
+/// It is authoritative, and refuses an address that it does not know. Kea is silent then.
+const PROGRAM: Program = Program::Dnsmasq;
 
 fn machine<'l>(lab: &'l Lab, pod: &Netns, id: &str) -> Call<'l> {
     lab.trestle(conf()).pod(pod).of_pod("default", POD).ifname(LINK).id(id)
@@ -33,19 +31,19 @@ fn questions(frames: &[Seen]) -> Vec<u8> {
     frames.iter().filter(asked).filter_map(|f| kind(&f.bytes)).collect()
 }
 
-fn reboot(lab: &Lab) {
+/// An ADD whose pod went with the node's boot.
+fn in_the_boot_before<'l>(lab: &'l Lab, call: impl FnOnce(&Netns) -> Call<'l>) {
+    let mut pod = lab.pod();
+    call(&pod).add();
+    pod.remove();
     lab.reboot();
     std::fs::remove_dir_all(lab.run_dir()).unwrap();
 }
 
 #[test]
 fn a_machine_asks_for_the_lease_of_the_boot_before() {
-    let (lab, lan) = Lab::with_lan();
-    let server = serving(&lab, &lan, &Lends::default());
-    let mut before = lab.pod();
-    machine(&lab, &before, "before").add();
-    before.remove();
-    reboot(&lab);
+    let (lab, lan, server) = Server::with_lan(PROGRAM, &Lends::default());
+    in_the_boot_before(&lab, |pod| machine(&lab, pod, "before"));
     let pod = lab.pod();
     let sniffer = Sniffer::new(&lan);
     let mut call = machine(&lab, &pod, "after");
@@ -58,11 +56,9 @@ fn a_machine_asks_for_the_lease_of_the_boot_before() {
     call.del();
     drop(server);
     // A plain pod is another client each time.
-    let _server = serving(&lab, &lan, &Lends::default());
-    let (mut one, two) = (lab.pod(), lab.pod());
-    plain(&lab, &one).id("one").add();
-    one.remove();
-    reboot(&lab);
+    let _server = Server::of(PROGRAM, &lab, &lan, &Lends::default());
+    in_the_boot_before(&lab, |pod| plain(&lab, pod).id("one"));
+    let two = lab.pod();
     sniffer.listen(Duration::from_millis(100));
     plain(&lab, &two).id("two").add();
     assert_eq!(questions(&sniffer.listen(Duration::from_millis(300)))[0], DISCOVER);
@@ -70,15 +66,11 @@ fn a_machine_asks_for_the_lease_of_the_boot_before() {
 
 #[test]
 fn a_server_that_knows_nothing_of_it_gives_another() {
-    let (lab, lan) = Lab::with_lan();
-    let server = serving(&lab, &lan, &Lends::default());
-    let mut before = lab.pod();
-    machine(&lab, &before, "before").add();
-    before.remove();
-    reboot(&lab);
+    let (lab, lan, server) = Server::with_lan(PROGRAM, &Lends::default());
+    in_the_boot_before(&lab, |pod| machine(&lab, pod, "before"));
     drop(server);
     // An authoritative one refuses an address of no range of its own.
-    let server = serving(&lab, &lan, &Lends::default().pool(30, 40));
+    let server = Server::of(PROGRAM, &lab, &lan, &Lends::default().pool(30, 40));
     let pod = lab.pod();
     machine(&lab, &pod, "after").add();
     assert_eq!(address(&pod, LINK).unwrap().0, "198.51.100.30/24");
@@ -87,8 +79,7 @@ fn a_server_that_knows_nothing_of_it_gives_another() {
 
 #[test]
 fn an_address_that_is_asked_for_or_none() {
-    let (lab, lan) = Lab::with_lan();
-    let server = serving(&lab, &lan, &Lends::default());
+    let (lab, _lan, server) = Server::with_lan(PROGRAM, &Lends::default());
     let (one, two) = (lab.pod(), lab.pod());
     let asking = |pod: &Netns, id: &str, ip: &str| plain(&lab, pod).id(id).with("runtimeConfig", json!({"ips": [ip]}));
     let mut first = asking(&one, "one", "198.51.100.15/24");
@@ -105,8 +96,7 @@ fn an_address_that_is_asked_for_or_none() {
 
 #[test]
 fn a_smaller_mtu_of_the_server_holds_for_the_pod() {
-    let (lab, lan) = Lab::with_lan();
-    let server = serving(&lab, &lan, &Lends::default().option(26, 1300u16.to_be_bytes()));
+    let (lab, lan, server) = Server::with_lan(PROGRAM, &Lends::default().option(26, 1300u16.to_be_bytes()));
     let (pod, machine_pod, other) = (lab.pod(), lab.pod(), lab.pod());
     let mut call = plain(&lab, &pod);
     let result = call.add();
@@ -118,7 +108,7 @@ fn a_smaller_mtu_of_the_server_holds_for_the_pod() {
     machine(&lab, &machine_pod, "machine").add();
     assert_eq!(machine_pod.link(LINK).mtu, 1500, "a guest hears it by its own DHCP");
     drop(server);
-    let _server = serving(&lab, &lan, &Lends::default().option(26, 9000u16.to_be_bytes()));
+    let _server = Server::of(PROGRAM, &lab, &lan, &Lends::default().option(26, 9000u16.to_be_bytes()));
     plain(&lab, &other).id("other").add();
     assert_eq!(other.link("net1").mtu, 1500, "never larger");
 }

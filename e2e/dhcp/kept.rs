@@ -4,12 +4,10 @@ use serde_json::json;
 
 use super::server::both_servers;
 use super::{Lends, Program, Server, address, exchange, plain, records};
-use crate::harness::Lab;
 
 both_servers! {
     fn a_renewal_gives_the_address_its_time_again(program: Program) {
-        let (lab, lan) = Lab::with_lan();
-        let _server = Server::of(program, &lab, &lan, &Lends { seconds: 120, ..Lends::default() });
+        let (lab, _lan, _server) = Server::with_lan(program, &Lends { seconds: 120, ..Lends::default() });
         let pod = lab.pod();
         plain(&lab, &pod).add();
         for kind in ["Renew", "Rebind"] {
@@ -24,8 +22,7 @@ both_servers! {
     }
 
     fn an_address_that_ran_out_comes_back_with_its_routes(program: Program) {
-        let (lab, lan) = Lab::with_lan();
-        let _server = Server::of(program, &lab, &lan, &Lends::default());
+        let (lab, _lan, _server) = Server::with_lan(program, &Lends::default());
         let pod = lab.pod();
         plain(&lab, &pod).add();
         let mut job = records(&lab)[0]["job"].clone();
@@ -43,8 +40,7 @@ both_servers! {
     }
 
     fn a_server_that_says_no_is_heard(program: Program) {
-        let (lab, lan) = Lab::with_lan();
-        let server = Server::of(program, &lab, &lan, &Lends::default());
+        let (lab, lan, server) = Server::with_lan(program, &Lends::default());
         let pod = lab.pod();
         plain(&lab, &pod).add();
         let mut job = records(&lab)[0]["job"].clone();
@@ -62,8 +58,7 @@ both_servers! {
     }
 
     fn nobody_there_and_nothing_there(program: Program) {
-        let (lab, lan) = Lab::with_lan();
-        let server = Server::of(program, &lab, &lan, &Lends::default());
+        let (lab, _lan, server) = Server::with_lan(program, &Lends::default());
         let mut pod = lab.pod();
         plain(&lab, &pod).add();
         let mut job = records(&lab)[0]["job"].clone();

@@ -84,8 +84,7 @@ both_servers! {
 
     /// The reference's bridge and macvlan ask the program named dhcp; ours is one too.
     fn another_main_plugin_asks_our_dhcp(program: Program) {
-        let (lab, lan) = Lab::with_lan();
-        let server = Server::of(program, &lab, &lan, &Lends::default());
+        let (lab, _lan, server) = Server::with_lan(program, &Lends::default());
         let pod = lab.pod();
         let mut main = conf();
         (main["type"], main["ipam"]) = (json!("macvlan"), json!({"type": "dhcp"}));

@@ -14,8 +14,7 @@ fn wire<'l>(lab: &'l Lab, pod: &Netns, name: &str) -> Call<'l> {
 both_servers! {
     /// As in a migration: the first pod lives while the second one asks.
     fn each_pod_of_a_machine_gets_the_same_address(program: Program) {
-        let (lab, lan) = Lab::with_lan();
-        let server = Server::of(program, &lab, &lan, &Lends::default());
+        let (lab, _lan, server) = Server::with_lan(program, &Lends::default());
         let pods = [lab.pod(), lab.pod(), lab.pod()];
         let names = [POD, "virt-launcher-other-fghij", "virt-launcher-testvm-fghij"];
         let got = [0, 1, 2].map(|i| {
@@ -31,8 +30,7 @@ both_servers! {
     }
 
     fn no_frame_has_the_guests_mac(program: Program) {
-        let (lab, lan) = Lab::with_lan();
-        let _server = Server::of(program, &lab, &lan, &Lends::default());
+        let (lab, lan, _server) = Server::with_lan(program, &Lends::default());
         let pod = lab.pod();
         let sniffer = Sniffer::new(&lan);
         let mut call = wire(&lab, &pod, POD);
@@ -70,8 +68,7 @@ both_servers! {
 
 #[test]
 fn a_guard_against_other_macs_is_told() {
-    let (lab, lan) = Lab::with_lan();
-    let _server = Server::start(&lab, &lan, &[]);
+    let (lab, _lan, _server) = Server::with_lan(Program::Dnsmasq, &Lends::default());
     let pod = lab.pod();
     let e = wire(&lab, &pod, POD).with("macspoofchk", json!(true)).fails("ADD");
     e.is(7, "TR0106", &["macspoofchk"]);

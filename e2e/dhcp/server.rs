@@ -187,21 +187,22 @@ pub struct Entry {
 }
 
 impl Server {
-    /// dnsmasq with options of its own.
-    pub fn start(lab: &Lab, lan: &Netns, options: &[&str]) -> Self {
-        let options: Vec<String> = options.iter().map(|&o| o.to_owned()).collect();
-        Self::dnsmasq(lab, lan, &Lends::default(), &options)
+    /// With the node and the LAN that it serves.
+    pub fn with_lan(program: Program, lends: &Lends) -> (Lab, Netns, Self) {
+        let (lab, lan) = Lab::with_lan();
+        let server = Self::of(program, &lab, &lan, lends);
+        (lab, lan, server)
     }
 
     /// What a server before it gave away is forgotten.
     pub fn of(program: Program, lab: &Lab, lan: &Netns, lends: &Lends) -> Self {
         match program {
-            Program::Dnsmasq => Self::dnsmasq(lab, lan, lends, &lends.for_dnsmasq()),
+            Program::Dnsmasq => Self::dnsmasq(lab, lan, lends),
             Program::Kea => Self::kea(lab, lan, &[("lan0".into(), lends.clone())]),
         }
     }
 
-    fn dnsmasq(lab: &Lab, lan: &Netns, lends: &Lends, options: &[String]) -> Self {
+    fn dnsmasq(lab: &Lab, lan: &Netns, lends: &Lends) -> Self {
         lan.try_run(&format!("ip addr add {}/{} dev lan0", lends.server, lends.prefix));
         let [leases, pid, log] = fresh(lab, ["leases", "dnsmasq.pid", "dnsmasq.log"]);
         let mut command = Command::new("dnsmasq");
@@ -211,7 +212,7 @@ impl Server {
         command.arg(format!("--log-facility={}", log.display()));
         command.arg(format!("--dhcp-range={},{},{}", lends.pool.0, lends.pool.1, lends.seconds));
         command.arg(format!("--dhcp-leasefile={}", leases.display()));
-        command.arg(format!("--pid-file={}", pid.display())).args(options);
+        command.arg(format!("--pid-file={}", pid.display())).args(lends.for_dnsmasq());
         let child = spawn(lan, command, "dnsmasq");
         eventually("dnsmasq is ready", || std::fs::read_to_string(&pid).is_ok_and(|text| !text.is_empty()));
         Self { child, leases, log, program: Program::Dnsmasq }

@@ -21,8 +21,7 @@ fn no_server_is_told_in_time_and_nothing_is_left() {
 
 both_servers! {
     fn an_address_that_somebody_has_is_declined(program: Program) {
-        let (lab, lan) = Lab::with_lan();
-        let _server = Server::of(program, &lab, &lan, &Lends::default());
+        let (lab, lan, _server) = Server::with_lan(program, &Lends::default());
         lab.node.run("ip addr add 198.51.100.10/24 dev br-lan");
         let pod = lab.pod();
         let result = plain(&lab, &pod).add();
@@ -47,8 +46,7 @@ fn a_bad_section_costs_nothing() {
 
 both_servers! {
     fn a_record_that_cannot_be_written_fails_the_add(program: Program) {
-        let (lab, lan) = Lab::with_lan();
-        let server = Server::of(program, &lab, &lan, &Lends::default());
+        let (lab, _lan, server) = Server::with_lan(program, &Lends::default());
         let pod = lab.pod();
         // A file where the directory should be.
         std::fs::create_dir_all(lab.state_dir()).unwrap();
