@@ -11,36 +11,30 @@ BAD='"vlan": 4095|"vlan": -1|"vlan": "5"|"vlanTrunk": [{"minID": 12, "maxID": 10
 access_port() {
     node 1 5 6
     pod a
-    c=$(conf trestle '"vlan": 5')
-    ok ADD trestle a "$c"
-    added=$out
+    attach trestle a '"vlan": 5'
     port_has a "5 PVID Egress Untagged"
     frame a eth0 - lan eth1 "vid 5"
     frame lan eth1 5 a eth0 untagged
     frame lan eth1 6 a eth0 nothing
     frame lan eth1 - a eth0 nothing
-    ok CHECK trestle a "$(with_prev "$c" "$added")"
-    ok DEL trestle a "$c"
-    clean
+    check trestle a
+    detach trestle a
 }
 
 no_vlan_stays_untagged() {
     node 1
     pod a
-    ok ADD trestle a "$(conf trestle)"
+    attach trestle a
     port_has a "1 PVID Egress Untagged"
     frame a eth0 - lan eth1 untagged
     frame lan eth1 - a eth0 untagged
-    ok DEL trestle a "$(conf trestle)"
-    clean
+    detach trestle a
 }
 
 trunk() {
     node 1 5 10 11 12 13
     pod a
-    c=$(conf trestle "$TRUNK")
-    ok ADD trestle a "$c"
-    added=$out
+    attach trestle a "$TRUNK"
     port_has a "5,10,11,12"
     frame a eth0 5 lan eth1 "vid 5"
     frame a eth0 11 lan eth1 "vid 11"
@@ -49,74 +43,64 @@ trunk() {
     # No native VLAN: untagged frames go nowhere.
     frame a eth0 - lan eth1 nothing
     frame lan eth1 - a eth0 nothing
-    ok CHECK trestle a "$(with_prev "$c" "$added")"
-    ok DEL trestle a "$c"
-    clean
+    check trestle a
+    detach trestle a
 }
 
 # More VLANs than one netlink message has room for, were they not told in ranges.
 whole_trunk() {
     node 1 2-4094
     pod a
-    c=$(conf trestle '"vlanTrunk": [{"minID": 2, "maxID": 4094}]')
-    ok ADD trestle a "$c"
-    added=$out
+    attach trestle a '"vlanTrunk": [{"minID": 2, "maxID": 4094}]'
     same "number of VLANs" "$(vlans "$(host_end a)" | tr ',' '\n' | grep -c .)" 4093
     frame a eth0 4094 lan eth1 "vid 4094"
     frame lan eth1 2 a eth0 "vid 2"
-    ok CHECK trestle a "$(with_prev "$c" "$added")"
+    check trestle a
     bridge vlan del dev "$(host_end a)" vid 3000
-    refused TR0313 CHECK trestle a "$(with_prev "$c" "$added")"
-    ok DEL trestle a "$c"
-    clean
+    refused TR0313 CHECK trestle a "$checked"
+    detach trestle a
 }
 
 trunk_keeps_default_vlan() {
     node 1 5 10 11 12
     pod a
-    c=$(conf trestle "$TRUNK, \"preserveDefaultVlan\": true")
-    ok ADD trestle a "$c"
+    attach trestle a "$TRUNK, \"preserveDefaultVlan\": true"
     port_has a "1 PVID Egress Untagged,5,10,11,12"
     frame a eth0 - lan eth1 untagged
     frame lan eth1 - a eth0 untagged
     frame a eth0 10 lan eth1 "vid 10"
-    ok DEL trestle a "$c"
-    clean
+    detach trestle a
 }
 
 access_with_trunk() {
     node 1 5 10 11 12
     pod a
-    c=$(conf trestle '"vlan": 5, "vlanTrunk": [{"minID": 10, "maxID": 12}]')
-    ok ADD trestle a "$c"
+    attach trestle a '"vlan": 5, "vlanTrunk": [{"minID": 10, "maxID": 12}]'
     port_has a "5 PVID Egress Untagged,10,11,12"
     frame a eth0 - lan eth1 "vid 5"
     frame a eth0 10 lan eth1 "vid 10"
     frame lan eth1 5 a eth0 untagged
-    ok DEL trestle a "$c"
-    clean
+    detach trestle a
 }
 
 access_keeps_default_vlan() {
     node 1 5
     pod a
-    c=$(conf trestle '"vlan": 5, "preserveDefaultVlan": true')
-    ok ADD trestle a "$c"
+    attach trestle a '"vlan": 5, "preserveDefaultVlan": true'
     port_has a "1 Egress Untagged,5 PVID Egress Untagged"
     frame a eth0 - lan eth1 "vid 5"
-    ok DEL trestle a "$c"
-    clean
+    detach trestle a
 }
 
 vlans_separate_pods() {
     node 1 5 6
     pod a b c
-    for name in a c; do ok ADD trestle $name "$(conf trestle '"vlan": 5')"; done
-    ok ADD trestle b "$(conf trestle '"vlan": 6')"
+    for name in a c; do attach trestle $name '"vlan": 5'; done
+    attach trestle b '"vlan": 6'
     frame a eth0 - c eth0 untagged
     frame a eth0 - b eth0 nothing
     frame b eth0 - lan eth1 "vid 6"
-    for name in a b c; do ok DEL trestle $name "$(conf trestle '"vlan": 5')"; done
+    for name in a b c; do ok DEL trestle $name "$c"; done
     clean
 }
 
@@ -126,11 +110,9 @@ ping_across() {
     ip -n lan link add link eth1 name eth1.5 type vlan id 5
     ip -n lan addr add 10.5.0.1/24 dev eth1.5
     ip -n lan link set eth1.5 up
-    c=$(conf trestle '"vlan": 5, "ipam": {"type": "static", "addresses": [{"address": "10.5.0.2/24"}]}')
-    ok ADD trestle a "$c"
+    attach trestle a '"vlan": 5, "ipam": {"type": "static", "addresses": [{"address": "10.5.0.2/24"}]}'
     ip netns exec a ping -c 1 -W 5 10.5.0.1 >/tmp/ping || fault "no answer: $(tail -2 /tmp/ping)"
-    ok DEL trestle a "$c"
-    clean
+    detach trestle a
 }
 
 # Runs every command that the refusal printed, as a reader would.
@@ -151,8 +133,7 @@ uplink_lacks_vid() {
     same "uplink after the printed command" "$(vlans eth0)" "1 PVID Egress Untagged,5,6"
     ok ADD trestle a "$c"
     frame a eth0 - lan eth1 "vid 5"
-    ok DEL trestle a "$c"
-    clean
+    detach trestle a
 }
 
 uplink_lacks_part_of_trunk() {
@@ -165,8 +146,7 @@ uplink_lacks_part_of_trunk() {
     same "uplink after the printed command" "$(vlans eth0)" "1 PVID Egress Untagged,5,10,11,12"
     ok ADD trestle a "$c"
     frame a eth0 12 lan eth1 "vid 12"
-    ok DEL trestle a "$c"
-    clean
+    detach trestle a
 }
 
 # A preserved native VLAN that the uplink does not have is not what was asked for in `vlan`: no refusal. But one of two uplinks is enough.
@@ -177,9 +157,8 @@ one_of_two_uplinks() {
     ip link set dummy0 master br-lan up
     refused TR0306 ADD trestle a "$(conf trestle '"vlan": 5')"
     bridge vlan add dev dummy0 vid 5
-    ok ADD trestle a "$(conf trestle '"vlan": 5')"
-    ok DEL trestle a "$(conf trestle '"vlan": 5')"
-    clean
+    attach trestle a '"vlan": 5'
+    detach trestle a
 }
 
 untagged_uplink() {
@@ -187,11 +166,10 @@ untagged_uplink() {
     pod a
     bridge vlan add dev eth0 vid 5 pvid untagged
     before=$(untouched)
-    ok ADD trestle a "$(conf trestle '"vlan": 5')"
+    attach trestle a '"vlan": 5'
     frame a eth0 - lan eth1 untagged
     frame lan eth1 - a eth0 untagged
-    ok DEL trestle a "$(conf trestle '"vlan": 5')"
-    clean
+    detach trestle a
 }
 
 filtering_off() {
@@ -214,10 +192,9 @@ no_default_pvid() {
     # With a VLAN of its own the port has one.
     bridge vlan add dev eth0 vid 5
     before=$(untouched)
-    ok ADD trestle a "$(conf trestle '"vlan": 5')"
+    attach trestle a '"vlan": 5'
     frame a eth0 - lan eth1 "vid 5"
-    ok DEL trestle a "$(conf trestle)"
-    clean
+    detach trestle a
 }
 
 no_uplink() {
@@ -225,42 +202,36 @@ no_uplink() {
     ip link set eth0 nomaster
     before=$(untouched)
     pod a b
-    ok ADD trestle a "$(conf trestle '"vlan": 5')"
+    attach trestle a '"vlan": 5'
     port_has a "5 PVID Egress Untagged"
     # A pod's port is no uplink, although it does not carry VID 6.
-    ok ADD trestle b "$(conf trestle '"vlan": 6')"
+    attach trestle b '"vlan": 6'
     frame a eth0 - b eth0 nothing
-    for name in a b; do ok DEL trestle $name "$(conf trestle '"vlan": 5')"; done
+    for name in a b; do ok DEL trestle $name "$c"; done
     clean
 }
 
 check_misses_vid() {
     node 1 5
     pod a
-    c=$(conf trestle '"vlan": 5')
-    ok ADD trestle a "$c"
-    c=$(with_prev "$c" "$out")
+    attach trestle a '"vlan": 5'
     port=$(host_end a)
     bridge vlan del dev "$port" vid 5
-    refused TR0313 CHECK trestle a "$c"
+    refused TR0313 CHECK trestle a "$checked"
     bridge vlan add dev "$port" vid 5 # there again, but tagged: the pod does not see its frames
-    refused TR0313 CHECK trestle a "$c"
+    refused TR0313 CHECK trestle a "$checked"
     bridge vlan add dev "$port" vid 5 pvid untagged
-    ok CHECK trestle a "$c"
-    ok DEL trestle a "$(conf trestle)"
-    clean
+    check trestle a
+    detach trestle a
 }
 
 check_misses_trunk_vid() {
     node 1 5 10 11 12
     pod a
-    c=$(conf trestle "$TRUNK")
-    ok ADD trestle a "$c"
-    c=$(with_prev "$c" "$out")
+    attach trestle a "$TRUNK"
     bridge vlan del dev "$(host_end a)" vid 11
-    refused TR0313 CHECK trestle a "$c"
-    ok DEL trestle a "$(conf trestle)"
-    clean
+    refused TR0313 CHECK trestle a "$checked"
+    detach trestle a
 }
 
 fallback_refuses_vlan() {
@@ -283,40 +254,55 @@ macvlan_on_vlan_link() {
     ip link set eth0.5 up
     before=$(untouched)
     pod a
-    c=$(conf trestle '"master": "eth0.5"')
-    ok ADD trestle a "$c"
+    attach trestle a '"master": "eth0.5"'
     frame a eth0 - lan eth1 "vid 5"
     frame lan eth1 5 a eth0 untagged
-    ok DEL trestle a "$c"
-    clean
+    detach trestle a
+}
+
+# vm_attach KEYS: a VM's wire, and its bind step; port is the wire's.
+vm_attach() {
+    ifname=pod094a367b026 args='IgnoreUnknown=true;K8S_POD_NAMESPACE=default;K8S_POD_NAME=virt-launcher-x-abcde'
+    attach trestle a "$1"
+    port=$(host_end a)
+    bind='{"cniVersion": "1.0.0", "name": "bind", "type": "trestle", "args": {"cni": {"logicNetworkName": "lan"}}}'
+    ifname=net1
+    ok ADD trestle a "$bind"
+}
+
+# Its frames pass in VLAN 5, and nothing is left of either.
+vm_passes_and_goes() {
+    frame a pod094a367b026 - lan eth1 "vid 5"
+    frame lan eth1 5 a pod094a367b026 untagged
+    ok DEL trestle a "$bind"
+    ifname=pod094a367b026
+    detach trestle a
 }
 
 vm_wire() {
     node 1 5
     pod a
-    ifname=pod094a367b026 args='IgnoreUnknown=true;K8S_POD_NAMESPACE=default;K8S_POD_NAME=virt-launcher-x-abcde'
-    c=$(conf trestle '"vlan": 5')
-    bind='{"cniVersion": "1.0.0", "name": "bind", "type": "trestle", "args": {"cni": {"logicNetworkName": "lan"}}}'
-    ok ADD trestle a "$c"
-    port_has a "5 PVID Egress Untagged"
-    ifname=net1
-    ok ADD trestle a "$bind"
+    vm_attach '"vlan": 5'
+    same "VLANs on the VM's port" "$(vlans "$port")" "5 PVID Egress Untagged"
     ip -n a -o link show tap094a367b026 >/dev/null 2>&1 || fault "no tap: $(ip -n a -o link)"
-    frame a pod094a367b026 - lan eth1 "vid 5"
-    frame lan eth1 5 a pod094a367b026 untagged
-    ok DEL trestle a "$bind"
-    ifname=pod094a367b026
-    ok DEL trestle a "$c"
-    clean
+    vm_passes_and_goes
+}
+
+# The filters around a machine's DHCP: CHECK compares their programs with what the kernel lists.
+vm_with_address() {
+    node 1 5
+    pod a
+    vm_attach '"vlan": 5, "ipam": {"type": "static", "addresses": [{"address": "10.5.0.2/24"}]}'
+    grep -q '"host_mac"' /run/trestle/journal/a/net1.bind.json || fault "nothing to be given: $(cat /run/trestle/journal/a/net1.bind.json)"
+    ok CHECK trestle a "$(with_prev "$bind" '{"cniVersion": "1.0.0"}')"
+    vm_passes_and_goes
 }
 
 # As NetworkManager or `restart network` throws a port off; then somebody who takes a part away; then a bridge made anew.
 agent_puts_a_port_back() {
     node 1 5 10 11 12
     pod a
-    c=$(conf trestle '"vlan": 5, "vlanTrunk": [{"minID": 10, "maxID": 12}], "portIsolation": true, "hairpinMode": true')
-    ok ADD trestle a "$c"
-    checked=$(with_prev "$c" "$out")
+    attach trestle a '"vlan": 5, "vlanTrunk": [{"minID": 10, "maxID": 12}], "portIsolation": true, "hairpinMode": true'
     port=$(host_end a)
     agent
     for how in nomaster vlan flags bridge; do
@@ -336,39 +322,16 @@ agent_puts_a_port_back() {
         frame lan eth1 - a eth0 nothing
     done
     agent_ends
-    ok DEL trestle a "$c"
-    clean
-}
-
-# The filters around a machine's DHCP: CHECK compares their programs with what the kernel lists.
-vm_with_address() {
-    node 1 5
-    pod a
-    ifname=pod094a367b026 args='IgnoreUnknown=true;K8S_POD_NAMESPACE=default;K8S_POD_NAME=virt-launcher-x-abcde'
-    c=$(conf trestle '"vlan": 5, "ipam": {"type": "static", "addresses": [{"address": "10.5.0.2/24"}]}')
-    bind='{"cniVersion": "1.0.0", "name": "bind", "type": "trestle", "args": {"cni": {"logicNetworkName": "lan"}}}'
-    ok ADD trestle a "$c"
-    ifname=net1
-    ok ADD trestle a "$bind"
-    grep -q '"host_mac"' /run/trestle/journal/a/net1.bind.json || fault "nothing to be given: $(cat /run/trestle/journal/a/net1.bind.json)"
-    ok CHECK trestle a "$(with_prev "$bind" '{"cniVersion": "1.0.0"}')"
-    frame a pod094a367b026 - lan eth1 "vid 5"
-    frame lan eth1 5 a pod094a367b026 untagged
-    ok DEL trestle a "$bind"
-    ifname=pod094a367b026
-    ok DEL trestle a "$c"
-    clean
+    detach trestle a
 }
 
 agent_puts_a_trunk_back() {
     node 1 5 10 11 12
     pod a b
-    c=$(conf trestle "$TRUNK")
-    ok ADD trestle a "$c"
-    trunk=$(with_prev "$c" "$out")
-    d=$(conf trestle "$TRUNK, \"preserveDefaultVlan\": true")
-    ok ADD trestle b "$d"
-    default=$(with_prev "$d" "$out")
+    attach trestle a "$TRUNK"
+    trunk=$checked
+    attach trestle b "$TRUNK, \"preserveDefaultVlan\": true"
+    default=$checked
     agent
     ip link set "$(host_end a)" nomaster
     ip link set "$(host_end b)" nomaster
@@ -380,8 +343,7 @@ agent_puts_a_trunk_back() {
     frame b eth0 - lan eth1 untagged
     frame lan eth1 12 a eth0 "vid 12"
     agent_ends
-    ok DEL trestle a "$c"
-    ok DEL trestle b "$d"
+    for name in a b; do ok DEL trestle $name "$c"; done
     clean
 }
 
@@ -411,22 +373,20 @@ dropin() {
     plugins=$1
     node 1 5 10 11 12
     pod a
-    ok ADD bridge a "$(conf bridge "$2")"
+    attach bridge a "$2"
     port_has a "$3"
-    ok DEL bridge a "$(conf bridge "$2")"
-    clean
+    detach bridge a
 }
 
 dropin_frames() {
     plugins=$1
     node 1 5
     pod a
-    ok ADD bridge a "$(conf bridge '"vlan": 5')"
+    attach bridge a '"vlan": 5'
     frame a eth0 - lan eth1 "vid 5"
     frame lan eth1 5 a eth0 untagged
     frame lan eth1 - a eth0 nothing
-    ok DEL bridge a "$(conf bridge '"vlan": 5')"
-    clean
+    detach bridge a
 }
 
 # The original says nothing about an uplink without the VID, nor about a bridge that does not filter.
@@ -434,23 +394,23 @@ dropin_uplink_lacks_vid() {
     plugins=$1
     node 1
     pod a
-    ok ADD bridge a "$(conf bridge '"vlan": 5')"
+    attach bridge a '"vlan": 5'
     frame a eth0 - lan eth1 nothing
     same "uplink" "$(vlans eth0)" "1 PVID Egress Untagged"
-    ok DEL bridge a "$(conf bridge '"vlan": 5')"
-    clean
+    detach bridge a
 }
 
 dropin_filtering_off() {
     plugins=$1
     node 0
     pod a
-    ok ADD bridge a "$(conf bridge '"vlan": 5')"
+    attach bridge a '"vlan": 5'
     port_has a "5 PVID Egress Untagged"
     frame a eth0 - lan eth1 untagged
-    ok DEL bridge a "$(conf bridge '"vlan": 5')"
-    clean
+    detach bridge a
 }
+
+new_bridge_filters() { same "new bridge" "$(ip -d -o link show br-new | grep -o 'vlan_filtering [01]')" "vlan_filtering 1"; }
 
 dropin_makes_filtering_bridge() {
     plugins=$1
@@ -458,16 +418,15 @@ dropin_makes_filtering_bridge() {
     pod a
     c='{"cniVersion": "1.0.0", "name": "lan", "type": "bridge", "bridge": "br-new", "vlan": 5}'
     ok ADD bridge a "$c"
-    same "new bridge" "$(ip -d -o link show br-new | grep -o 'vlan_filtering [01]')" "vlan_filtering 1"
+    new_bridge_filters
     port_has a "5 PVID Egress Untagged"
-    ok DEL bridge a "$c"
-    clean
+    detach bridge a
     # A trunk that is there but empty is enough for it.
     pod b
     ip link del br-new
     c='{"cniVersion": "1.0.0", "name": "lan", "type": "bridge", "bridge": "br-new", "vlanTrunk": []}'
     ok ADD bridge b "$c"
-    same "new bridge" "$(ip -d -o link show br-new | grep -o 'vlan_filtering [01]')" "vlan_filtering 1"
+    new_bridge_filters
     port_has b "1 PVID Egress Untagged"
     ok DEL bridge b "$c"
 }
@@ -477,15 +436,13 @@ dropin_gateway() {
     plugins=$1
     node 1 5
     pod a b
-    c=$(conf bridge '"vlan": 5, "isGateway": true, "ipam": {"type": "host-local", "subnet": "10.5.0.0/24"}')
-    ok ADD bridge a "$c"
-    added=$out
+    attach bridge a '"vlan": 5, "isGateway": true, "ipam": {"type": "host-local", "subnet": "10.5.0.0/24"}'
     echo "$added" | grep -q '"br-lan.5"' || fault "br-lan.5 is not in the result: $added"
     same "gateway" "$(ip -o -4 addr show br-lan.5 | grep -o 'inet [0-9./]*')" "inet 10.5.0.1/24"
     port=$(ip -o link show br-lan.5 | sed 's/.*br-lan.5@\([^:]*\):.*/\1/')
     same "port of the gateway" "$(vlans "$port")" "5 PVID Egress Untagged"
     ip netns exec a ping -c 1 -W 5 10.5.0.1 >/tmp/ping || fault "no answer: $(tail -2 /tmp/ping)"
-    ok CHECK bridge a "$(with_prev "$c" "$added")"
+    check bridge a
     ok ADD bridge b "$c"
     same "pairs" "$(ip -o link show type veth | wc -l)" 4
     for name in a b; do ok DEL bridge $name "$c"; done
@@ -502,13 +459,11 @@ dropin_bad_values() {
 dropin_takes_over() {
     node 1 5
     pod a
-    c=$(conf bridge '"vlan": 5, "ipam": {"type": "host-local", "subnet": "10.5.0.0/24"}')
     plugins=/test/reference
-    ok ADD bridge a "$c"
+    attach bridge a '"vlan": 5, "ipam": {"type": "host-local", "subnet": "10.5.0.0/24"}'
     plugins=/test/trestle
-    ok CHECK bridge a "$(with_prev "$c" "$out")"
-    ok DEL bridge a "$c"
-    clean
+    check bridge a
+    detach bridge a
     same "addresses left" "$(find /var/lib/cni -name '10.*')" ""
 }
 
@@ -527,8 +482,7 @@ clock_jumps() {
     "$plugins/trestle" dhcp daemon -socketpath /tmp/dhcp.sock >/tmp/keeper.log 2>&1 &
     keeper=$!
     pod a
-    c=$(conf trestle '"ipam": {"type": "dhcp"}')
-    ok ADD trestle a "$c"
+    attach trestle a '"ipam": {"type": "dhcp"}'
     for days in 1 -1; do
         date -s "@$(($(date +%s) + days * 86400))" >/dev/null
         renewed_within 25 "the clock $days days on"

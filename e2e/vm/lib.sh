@@ -66,6 +66,21 @@ conf() { echo "{\"cniVersion\": \"1.0.0\", \"name\": \"lan\", \"type\": \"$1\", 
 # with_prev CONF RESULT
 with_prev() { echo "${1%\}}, \"prevResult\": $2}"; }
 
+# attach TYPE POD [KEYS]: ADD; sets its configuration c, its result added, and checked, which a CHECK is to be given.
+attach() {
+    c=$(conf "$1" "${3:-}")
+    ok ADD "$1" "$2" "$c"
+    added=$out
+    checked=$(with_prev "$c" "$added")
+}
+
+# check TYPE POD, detach TYPE POD: by what `attach` did last.
+check() { ok CHECK "$1" "$2" "$checked"; }
+detach() {
+    ok DEL "$1" "$2" "$c"
+    clean
+}
+
 # The host's end of the veth of the pod: the one whose peer has the pod's index.
 host_end() {
     index=$(ip -n "$1" -o link show "$ifname" 2>/dev/null | sed 's/.*@if\([0-9]*\):.*/\1/')
