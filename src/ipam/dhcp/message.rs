@@ -26,9 +26,9 @@ pub const CLIENT_ID: u8 = 61;
 /// Room for an answer that is not fragmented on an Ethernet with a tag or two.
 const LARGEST: u16 = 1472;
 const BOOT_REPLY: u8 = 2;
-pub const ETHERNET: u8 = 6;
+const ETHERNET: u8 = 6;
 /// Up to the magic cookie and with it.
-pub const FIXED: usize = 240;
+const FIXED: usize = 240;
 
 /// One question, as far as it differs from another of the same client.
 pub struct Question {
@@ -93,22 +93,9 @@ pub struct Reply {
 impl Reply {
     /// None for what no server sends, or not over Ethernet.
     pub fn read(payload: &[u8]) -> Option<Self> {
-        let fixed: &[u8; FIXED] = payload.first_chunk()?;
-        if fixed[0] != BOOT_REPLY || fixed[2] != ETHERNET || fixed[236..] != MAGIC {
-            return None;
-        }
-        let options = options(payload);
-        let &[kind] = options.get(&MESSAGE_TYPE)?.as_slice() else { return None };
-        let word = |at: usize| [fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]];
-        let mut hardware = [0; 6];
-        hardware.copy_from_slice(&fixed[28..34]);
-        Some(Self {
-            kind: kind.into(),
-            xid: u32::from_be_bytes(word(4)),
-            hardware: Mac::new(hardware),
-            address: word(16).into(),
-            options,
-        })
+        let form = Form::read(payload, BOOT_REPLY)?;
+        let (xid, hardware, address) = (form.xid(), form.hardware(), form.address(16));
+        Some(Self { kind: form.kind, xid, hardware, address, options: form.options })
     }
 
     /// Whether it answers this client's question: transaction, hardware address and, where the server repeats it
@@ -135,9 +122,45 @@ impl Reply {
     }
 }
 
+/// What questions and answers have in common.
+pub struct Form<'a> {
+    pub fixed: &'a [u8; FIXED],
+    pub kind: MessageType,
+    pub options: BTreeMap<u8, Vec<u8>>,
+}
+
+impl<'a> Form<'a> {
+    /// None for what is no DHCP over Ethernet of this direction; BOOTP has no type in it.
+    pub fn read(payload: &'a [u8], direction: u8) -> Option<Self> {
+        let fixed: &[u8; FIXED] = payload.first_chunk()?;
+        if fixed[0] != direction || fixed[2] != ETHERNET || fixed[236..] != MAGIC {
+            return None;
+        }
+        let options = options(payload);
+        let &[kind] = options.get(&MESSAGE_TYPE)?.as_slice() else { return None };
+        Some(Self { fixed, kind: kind.into(), options })
+    }
+
+    pub fn xid(&self) -> u32 {
+        u32::from_be_bytes(self.four(4))
+    }
+
+    pub fn address(&self, at: usize) -> Ipv4Addr {
+        self.four(at).into()
+    }
+
+    pub fn hardware(&self) -> Mac {
+        Mac::new([0, 1, 2, 3, 4, 5].map(|n| self.fixed[28 + n]))
+    }
+
+    fn four(&self, at: usize) -> [u8; 4] {
+        [0, 1, 2, 3].map(|n| self.fixed[at + n])
+    }
+}
+
 /// All options, those that stand in the fields for names too (option 52, in RFC 3396's order); the parts of one that
 /// was split are joined, wherever they stand.
-pub fn options(payload: &[u8]) -> BTreeMap<u8, Vec<u8>> {
+fn options(payload: &[u8]) -> BTreeMap<u8, Vec<u8>> {
     let mut all: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
     let mut take = |area: &[u8]| {
         for option in DhcpOptionIterator::new(area) {

@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use dhcproto::v4::{MAGIC, MessageType};
+use dhcproto::v4::MessageType;
 
-use crate::ipam::dhcp::message::{
-    ETHERNET, FIXED, MAX_SIZE, MESSAGE_TYPE, REQUEST_LIST, REQUESTED_ADDRESS, SERVER, options,
-};
+use crate::ipam::dhcp::message::{Form, MAX_SIZE, REQUEST_LIST, REQUESTED_ADDRESS, SERVER};
 use crate::types::Mac;
 
 const BOOT_REQUEST: u8 = 1;
@@ -26,27 +24,19 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// None for what no client sends over Ethernet, and for BOOTP, which has no type in it.
+    /// None for what no client sends over Ethernet, and for BOOTP.
     pub fn read(payload: &[u8]) -> Option<Self> {
-        let fixed: &[u8; FIXED] = payload.first_chunk()?;
-        if fixed[0] != BOOT_REQUEST || fixed[1] != 1 || fixed[2] != ETHERNET || fixed[236..] != MAGIC {
-            return None;
-        }
-        let options = options(payload);
-        let &[kind] = options.get(&MESSAGE_TYPE)?.as_slice() else { return None };
-        let word = |at: usize| [fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]];
-        let mut hardware = [0; 6];
-        hardware.copy_from_slice(&fixed[28..34]);
-        let size = options.get(&MAX_SIZE).and_then(|v| v.as_slice().try_into().ok());
+        let form = Form::read(payload, BOOT_REQUEST).filter(|f| f.fixed[1] == 1)?;
+        let size = form.options.get(&MAX_SIZE).and_then(|v| v.as_slice().try_into().ok());
         Some(Self {
-            kind: kind.into(),
-            xid: u32::from_be_bytes(word(4)),
-            broadcast: fixed[10] & 0x80 != 0,
-            client: word(12).into(),
-            relay: word(24).into(),
-            hardware: Mac::new(hardware),
+            kind: form.kind,
+            xid: form.xid(),
+            broadcast: form.fixed[10] & 0x80 != 0,
+            client: form.address(12),
+            relay: form.address(24),
+            hardware: form.hardware(),
             max_size: size.map(u16::from_be_bytes),
-            options,
+            options: form.options,
         })
     }
 
