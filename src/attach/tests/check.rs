@@ -141,6 +141,12 @@ fn a_bind_step() {
             "tc qdisc add dev {from} ingress; tc filter add dev {from} parent ffff: u32 match u32 0 0 action mirred egress redirect dev {to}"
         )
     };
+    let anew = || {
+        run(format!(
+            "ip link del {tap}; ip tuntap add {tap} mode tap user 107 group 107; ip link set {tap} up; tc qdisc del dev {link} ingress"
+        ));
+        run(redirect(link, tap) + "; " + &redirect(tap, link));
+    };
     finds_each(
         &bind,
         &nothing,
@@ -153,22 +159,12 @@ fn a_bind_step() {
             (
                 "owner",
                 &|| run(format!("ip tuntap del {tap} mode tap; ip tuntap add {tap} mode tap user 0 group 107")),
-                &|| {
-                    run(format!(
-                        "ip link del {tap}; ip tuntap add {tap} mode tap user 107 group 107; ip link set {tap} up; tc qdisc del dev {link} ingress"
-                    ));
-                    run(redirect(link, tap) + "; " + &redirect(tap, link));
-                },
+                &anew,
             ),
             (
                 "multi_queue true",
                 &|| run(format!("ip link del {tap}; ip tuntap add {tap} mode tap user 107 group 107 multi_queue")),
-                &|| {
-                    run(format!(
-                        "ip link del {tap}; ip tuntap add {tap} mode tap user 107 group 107; ip link set {tap} up; tc qdisc del dev {link} ingress"
-                    ));
-                    run(redirect(link, tap) + "; " + &redirect(tap, link));
-                },
+                &anew,
             ),
             (
                 "is not a tap",
