@@ -1,6 +1,9 @@
 //! Whole calls: what is printed, with which number, and where the words go. Nothing of it touches a namespace: the
 //! calls fail before, or are those of IPAM.
 
+mod numbers;
+mod own_namespace;
+
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -150,157 +153,6 @@ fn within_a_call_of_ours_the_lock_is_held_already() {
 }
 
 #[test]
-fn the_number_of_a_failure() {
-    let trestle = Some(Program::One(Kind::Attachment(Type::Trestle)));
-    let drop_ins = [Kind::Attachment(Type::Bridge), Kind::Attachment(Type::Macvlan), Kind::HostLocal, Kind::Static]
-        .map(Program::One);
-    for code in Code::ALL {
-        let failure = Failure::new(*code, "x");
-        assert_eq!([trestle, Some(Program::Meta), None].map(|p| number(p, &failure)), [code.cni(); 3]);
-        let foreign = Failure { foreign: Some(42), ..failure.clone() };
-        for kind in drop_ins {
-            let own = if *code == Code::OwnNamespace { 8 } else { 999 };
-            assert_eq!((number(Some(kind), &failure), number(Some(kind), &foreign)), (own, 42), "{code} {kind:?}");
-        }
-        assert_eq!(number(trestle, &foreign), 42, "what another plugin said passes");
-    }
-}
-
-#[test]
-fn one_document_on_standard_output_and_no_other_word() {
-    let missing = Run::new("trestle", "ADD").on(&with(conf("trestle"), json!({"bridge": "br-lan"})));
-    assert_eq!(missing.code(), 5);
-    assert!(missing.stdout.ends_with("}\n") && missing.stdout.lines().count() == 1, "{missing:?}");
-    let said = missing.json();
-    assert_eq!(said["cniVersion"], "1.1.0");
-    assert!(said["msg"].as_str().unwrap().starts_with("TR0311: network namespace /nonexistent/netns"), "{said}");
-
-    let static_ip = json!({"ipam": {"type": "static", "addresses": [{"address": "10.1.2.3/24"}]}});
-    let result = Run::new("static", "ADD").on(&with(conf("bridge"), static_ip.clone()));
-    assert!(result.success && result.json()["ips"][0]["address"] == "10.1.2.3/24", "{result:?}");
-    for verb in ["DEL", "STATUS", "GC"] {
-        let silent = Run::new("static", verb).on(&with(conf("bridge"), static_ip.clone()));
-        assert_eq!(silent, Seen { success: true, stdout: String::new() }, "{verb}");
-    }
-    let versions = Run::new("macvlan", "VERSION").raw("not read");
-    assert!(versions.success && versions.json()["supportedVersions"].as_array().unwrap().len() == 7);
-    assert_eq!(Run::new("bridge", "").raw(""), Seen { success: true, stdout: String::new() }, "told on standard error");
-}
-
-#[test]
-fn the_protocols_own_failures_keep_their_numbers_for_all() {
-    for program in ["trestle", "bridge", "macvlan", "host-local", "static"] {
-        let ty = conf(program);
-        let run = |verb: &str| Run::new(program, verb);
-        assert_eq!(run("ADD").raw("{").code(), 6, "{program}");
-        assert_eq!(run("ADD").on(&with(ty.clone(), json!({"name": "a/b"}))).code(), 7);
-        assert_eq!(run("ADD").on(&with(ty.clone(), json!({"cniVersion": "2.0.0"}))).code(), 1);
-        assert_eq!(run("CHECK").on(&with(ty.clone(), json!({"cniVersion": "0.3.1"}))).code(), 1);
-        assert_eq!(run("add").on(&ty).code(), 4);
-        assert_eq!(run("ADD").var("CNI_IFNAME", "").on(&ty).code(), 4);
-    }
-    let unknown = Run::new("trestle", "ADD").on(&conf("ptp"));
-    assert_eq!(unknown.code(), 7);
-    let said = unknown.json();
-    assert!(
-        said["msg"].as_str().unwrap().contains("\"ptp\"") && said["details"].as_str().unwrap().contains("host-local")
-    );
-    let as_ipam = Run::new("dhcp", "ADD").on(&conf("bridge"));
-    assert!(
-        as_ipam.code() == 999 && as_ipam.json()["msg"].as_str().unwrap().contains("ipam"),
-        "not one more attachment"
-    );
-}
-
-#[test]
-fn numbers_of_trestle_and_of_the_drop_ins() {
-    let add = |program, more| Run::new(program, "ADD").on(&with(conf(program), more)).code();
-    assert_eq!(add("trestle", json!({"bridge": "br0", "brigde": 1})), 7);
-    assert_eq!(add("bridge", json!({"vlan": 5000})), 999);
-    assert_eq!(add("macvlan", json!({"mode": "x"})), 999);
-    assert_eq!(add("host-local", json!({"ipam": {"type": "host-local"}})), 999);
-    assert_eq!(add("static", json!({})), 999);
-    let args = Run::new("bridge", "ADD").var("CNI_ARGS", "FOO=1").on(&conf("bridge"));
-    assert_eq!(args.code(), 999);
-}
-
-#[test]
-fn its_own_namespace_is_not_a_pods() {
-    let own = format!("/proc/{}/ns/net", std::process::id());
-    let lan = json!({"bridge": "no-such-br", "ipam": {}});
-    fresh()
-        .enter(|| {
-            // Another namespace than the program's.
-            let run = |program, verb| Run::new(program, verb).var("CNI_NETNS", &own);
-            assert_eq!(
-                run("trestle", "ADD").on(&with(conf("trestle"), lan.clone())).code(),
-                11,
-                "the bridge is what is missing"
-            );
-        })
-        .unwrap();
-    let own = format!("/proc/self/task/{}/ns/net", nix::unistd::gettid());
-    let run = |program, verb| Run::new(program, verb).var("CNI_NETNS", &own);
-    for program in ["trestle", "bridge", "macvlan", "host-local", "static"] {
-        assert_eq!(run(program, "ADD").on(&with(conf(program), lan.clone())).code(), 8, "{program}");
-    }
-    let ipam = json!({"ipam": {"type": "static", "addresses": [{"address": "10.1.2.3/24"}]}});
-    for value in ["1", "TRUE"] {
-        assert!(run("static", "ADD").var("CNI_NETNS_OVERRIDE", value).on(&with(conf("static"), ipam.clone())).success);
-    }
-    assert_eq!(run("static", "ADD").var("CNI_NETNS_OVERRIDE", "yes").on(&with(conf("static"), ipam)).code(), 8);
-    for verb in ["STATUS", "GC"] {
-        let seen = run("bridge", verb).on(&conf("bridge"));
-        assert!(seen.success, "a variable that the verb does not know: {seen:?}");
-    }
-}
-
-#[test]
-fn a_del_in_the_own_namespace_releases_and_touches_no_link() {
-    let own = format!("/proc/self/task/{}/ns/net", nix::unistd::gettid());
-    for (program, success) in [("trestle", true), ("bridge", false), ("host-local", false)] {
-        let add = Run::new("host-local", "ADD");
-        let ipam = json!({"type": "host-local", "dataDir": add.tmp.path(), "subnet": "10.1.2.0/24"});
-        let both = with(conf("host-local"), json!({"ipam": ipam}));
-        assert!(add.on(&both).success);
-        assert!(add.tmp.path().join("lan/10.1.2.2").exists());
-        let del = Run::new(program, "DEL").var("CNI_NETNS", &own).var("CNI_IFNAME", "lo");
-        // The address is net1's; lo is a link that this namespace has.
-        assert_eq!(
-            del.on(&with(both.clone(), json!({"type": program, "bridge": "br0"}))).success,
-            success,
-            "{program}"
-        );
-        assert!(add.tmp.path().join("lan/10.1.2.2").exists());
-        let del = Run::new(program, "DEL").var("CNI_NETNS", &own);
-        let seen = del.on(&with(both, json!({"type": program, "bridge": "br0"})));
-        assert!(!add.tmp.path().join("lan/10.1.2.2").exists(), "{program}: the address is released");
-        assert_eq!(seen.success, success);
-        if !success {
-            assert_eq!(seen.code(), 8);
-        }
-    }
-}
-
-#[test]
-fn links_of_the_own_namespace_are_nobodys_pods() {
-    fresh()
-        .enter(|| {
-            let own = format!("/proc/self/task/{}/ns/net", nix::unistd::gettid());
-            let here = Namespace::own().unwrap();
-            let (net1, peer) = (name("net1"), name("peer"));
-            block_on(async { here.netlink().unwrap().create_veth(&veth(&net1, &peer, &here)).await.unwrap() });
-            for program in ["trestle", "bridge", "macvlan"] {
-                let lan = with(conf(program), json!({"bridge": "br0", "master": "eno1"}));
-                Run::new(program, "DEL").var("CNI_NETNS", &own).on(&lan);
-                let left = block_on(async { here.netlink().unwrap().link("net1").await.unwrap() });
-                assert!(left.is_some(), "{program} deleted a link of the node");
-            }
-        })
-        .unwrap();
-}
-
-#[test]
 fn what_an_administrator_wrote_wrongly() {
     let lan = with(conf("trestle"), json!({"bridge": "br-lan"}));
     for verb in ["ADD", "CHECK", "STATUS"] {
@@ -399,21 +251,6 @@ fn names_of_the_program() {
     ] {
         assert_eq!(program_name(argv0.map(OsString::from)), name);
     }
-}
-
-#[test]
-fn an_output_that_nobody_reads_is_a_failure() {
-    struct Closed;
-    impl Write for Closed {
-        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
-            Err(std::io::ErrorKind::BrokenPipe.into())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let env = |name: &str| (name == "CNI_COMMAND").then(|| "VERSION".into());
-    assert_eq!(run("trestle", &env, &mut std::io::empty(), &mut Closed), FAILURE);
 }
 
 #[test]
