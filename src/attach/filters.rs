@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 
 use crate::failpoint::hit;
 use crate::net::{Namespace, nft};
-use crate::store::{ContainerLock, Dirs, Entry, Journal};
+use crate::store::{Dirs, Entry, Journal};
 use crate::types::{Code, Failure, Outcome, PodRef, Role};
 
 use super::record::{self, Wire, WireLink};
@@ -96,10 +96,7 @@ impl PodRules {
 
     /// What was put back; `None` where somebody is at work on the container, or there is nothing to do any more.
     pub fn mend(&self, dirs: &Dirs) -> Outcome<Option<Missing>> {
-        let Some(_lock) = ContainerLock::try_lock(dirs, &self.entry.id.container)? else { return Ok(None) };
-        if Journal(dirs).read(&self.entry.id)?.as_ref() != Some(&self.entry) {
-            return Ok(None);
-        }
+        let Some(_lock) = Journal(dirs).hold(&self.entry)? else { return Ok(None) };
         let Some((_, missing)) = amiss(std::slice::from_ref(self))?.into_iter().next() else { return Ok(None) };
         if missing.guard
             && let Some(guard) = self.guard()

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use crate::cni::{Call, valid_attachments};
 use crate::net::{Namespace, Netlink};
-use crate::store::{ContainerLock, Dirs, Entry, Journal};
+use crate::store::{Dirs, Entry, Journal};
 use crate::types::{Code, Outcome};
 
 use super::record::{self, Place};
@@ -59,11 +59,6 @@ async fn collect(dirs: &Dirs, host: &Namespace, links: &Netlink, entry: &Entry) 
 /// Undoes an attachment that nobody needs any more, unless somebody is at work on it, or the entry is another one's by now:
 /// then `false`.
 pub async fn take(dirs: &Dirs, host: &Namespace, links: &Netlink, entry: &Entry) -> Outcome<bool> {
-    let Some(_lock) = ContainerLock::try_lock(dirs, &entry.id.container)? else { return Ok(false) };
-    // What was read without the lock may be another attachment by now.
-    let now = Journal(dirs).read(&entry.id)?;
-    if now.as_ref() != Some(entry) {
-        return Ok(false);
-    }
+    let Some(_lock) = Journal(dirs).hold(entry)? else { return Ok(false) };
     Undo::new(dirs, host, links).entry(entry).await.map(|()| true)
 }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use crate::failpoint::hit;
 use crate::net::{Link, LinkChange, LinkKind, Namespace, NetResult, Netlink, PortVlan};
 use crate::plan::{self, MadePort, Mend, PortVlans, Verdict};
-use crate::store::{ContainerLock, Dirs, Entry, Journal};
+use crate::store::{Dirs, Entry, Journal};
 use crate::types::{Outcome, PodRef, Role};
 
 use super::bridge::{add_vlans, set_vlans};
@@ -87,10 +87,7 @@ impl PodPort {
 
     /// What was done; `None` where somebody is at work on the container, or there is nothing to do any more.
     pub async fn mend(&self, dirs: &Dirs, net: &Netlink) -> Outcome<Option<Mend>> {
-        let Some(_lock) = ContainerLock::try_lock(dirs, &self.entry.id.container)? else { return Ok(None) };
-        if Journal(dirs).read(&self.entry.id)?.as_ref() != Some(&self.entry) {
-            return Ok(None);
-        }
+        let Some(_lock) = Journal(dirs).hold(&self.entry)? else { return Ok(None) };
         let Some(port) = net.link_at(self.index).await? else { return Ok(None) };
         let bridge = net.link(&self.bridge).await?;
         match self.judge(&port, bridge.as_ref(), &net.vlans(self.index).await?) {

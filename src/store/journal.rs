@@ -14,7 +14,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::file::{self, failed, names, parent, read_file, unwritable, write_whole};
-use super::{Dirs, file_name};
+use super::{ContainerLock, Dirs, file_name};
 use crate::types::{AttachmentId, Code, ContainerId, Failure, IfName, NetworkName, Outcome, Role};
 
 /// Written into each entry; a higher one is not read.
@@ -88,6 +88,13 @@ impl Journal<'_> {
 
     pub fn read(&self, id: &AttachmentId) -> Outcome<Option<Entry>> {
         read(&self.path(id))
+    }
+
+    /// The lock of the container of an entry that was read without it. `None`: somebody is at work on it, or what is there
+    /// now is another attachment, or none.
+    pub fn hold(&self, entry: &Entry) -> Outcome<Option<ContainerLock>> {
+        let Some(lock) = ContainerLock::try_lock(self.0, &entry.id.container)? else { return Ok(None) };
+        Ok((self.read(&entry.id)?.as_ref() == Some(entry)).then_some(lock))
     }
 
     /// All entries of a container, the unreadable ones as failures. One directory is listed, not the journal.
@@ -242,6 +249,24 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_is_held_while_it_is_the_same_and_nobodys() {
+        let p = place();
+        let journal = Journal(&p.dirs);
+        let key = id("c1", "eth0", Role::Wire);
+        journal.write(&key, &net(), &1).unwrap();
+        let entry = journal.read(&key).unwrap().unwrap();
+        let lock = journal.hold(&entry).unwrap();
+        assert!(lock.is_some() && journal.hold(&entry).unwrap().is_none(), "it is held already");
+        drop(lock);
+        journal.write(&key, &net(), &2).unwrap();
+        assert!(journal.hold(&entry).unwrap().is_none(), "another attachment's");
+        let later = journal.read(&key).unwrap().unwrap();
+        journal.remove(&key).unwrap();
+        assert!(journal.hold(&later).unwrap().is_none(), "gone");
+        assert!(ContainerLock::try_lock(&p.dirs, &key.container).unwrap().is_some(), "the lock is free again");
+    }
+
+    #[test]
     fn removal_of_the_last_entry_takes_the_directory() {
         let p = place();
         let journal = Journal(&p.dirs);
@@ -308,7 +333,7 @@ mod tests {
         assert_eq!(journal.read(&key).unwrap().unwrap().id, key);
         assert_eq!(journal.all().unwrap().len(), 1);
         journal.mark_deleted(&key.container).unwrap();
-        assert!(super::super::ContainerLock::try_lock(&p.dirs, &key.container).unwrap().is_some());
+        assert!(ContainerLock::try_lock(&p.dirs, &key.container).unwrap().is_some());
         journal.remove(&key).unwrap();
         assert!(journal.all().unwrap().is_empty());
     }
