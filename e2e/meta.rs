@@ -2,15 +2,16 @@
 //!
 //!     TRESTLE_REF_PLUGINS=$(e2e/setup --plugins) TRESTLE_MULTUS=$(e2e/setup --multus) cargo bench --bench meta
 //!
-//! Compared are whole processes, from fork to wait4, whatever they run included: this program as the meta plugin, once as it is and once
-//! with copies of the NADs that an agent vouches for, and thin Multus with the reference plugins. All get the same call from the runtime,
-//! with the pod's annotations in it (Multus asks for them all the same), and the same API server, which answers at once and without TLS:
-//! a real one only makes requests dearer. The default network is a `bridge` with host-local; the NADs are the same with other addresses,
-//! and of `type: trestle` for us. How it is measured, and which ratios are told: `bench`.
+//! Compared are whole processes, from fork to wait4, whatever they run included: this program as the meta plugin, once
+//! as it is and once with copies of the NADs that an agent vouches for, and thin Multus with the reference plugins. All
+//! get the same call from the runtime, with the pod's annotations in it (Multus asks for them all the same), and the
+//! same API server, which answers at once and without TLS: a real one only makes requests dearer. The default network
+//! is a `bridge` with host-local; the NADs are the same with other addresses, and of `type: trestle` for us. How it is
+//! measured, and which ratios are told: `bench`.
 //!
-//! Asserted (exit code 1): the quiet ratio of ADD; how often we ask the API server; and that all write the status of three interfaces.
-//! Peak memory is that of the largest process. Needs root, `cc`, `ip` and `unshare`; everything happens in namespaces of its own.
-//! `TRESTLE_BIN`: another build of the program, where one is at hand.
+//! Asserted (exit code 1): the quiet ratio of ADD; how often we ask the API server; and that all write the status of
+//! three interfaces. Peak memory is that of the largest process. Needs root, `cc`, `ip` and `unshare`; everything
+//! happens in namespaces of its own. `TRESTLE_BIN`: another build of the program, where one is at hand.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark talks to people")]
 #![allow(clippy::disallowed_methods, reason = "not the product: it starts programs")]
@@ -25,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use bench::{Outcome, Sample, Samples, Stopwatch, by_round, quiet};
+use bench::{Outcome, Sample, Samples, Stopwatch, quiet};
 use serde_json::{Value, json};
 use server::{Request, Server};
 
@@ -49,17 +50,9 @@ fn compare() -> Outcome<bool> {
     let work = bench::work_dir()?;
     let mut candidates = prepare(work.path())?;
     bench::rounds(&mut candidates, Candidate::round)?;
-    println!("{}", table(&candidates));
-    let faults = verdict(&candidates);
-    for fault in &faults {
-        println!("FAIL {fault}");
-    }
-    if faults.is_empty() {
-        println!(
-            "ok: Multus' ADD takes at least {MULTUS_AT_LEAST} x ours, one request per NAD and one patch, none in DEL"
-        );
-    }
-    Ok(faults.is_empty())
+    let ok =
+        format!("Multus' ADD takes at least {MULTUS_AT_LEAST} x ours, one request per NAD and one patch, none in DEL");
+    Ok(bench::tell(&table(&candidates), &verdict(&candidates), &ok))
 }
 
 struct Candidate {
@@ -264,14 +257,7 @@ fn table(candidates: &[Candidate]) -> String {
         }
     }
     for c in OURS.map(|i| &candidates[i]) {
-        let (m, s) = (&candidates[MULTUS].samples, &c.samples);
-        let (add, add_round) = (quiet(&m.adds, &s.adds), by_round(&m.adds, &s.adds));
-        let (del, del_round) = (quiet(&m.dels, &s.dels), by_round(&m.dels, &s.dels));
-        let _ = writeln!(
-            text,
-            "Multus takes, times {}: ADD {add:.1} ({add_round:.1} by round), DEL {del:.1} ({del_round:.1})",
-            c.name
-        );
+        let _ = writeln!(text, "{}", bench::takes("Multus", &candidates[MULTUS].samples, c.name, &c.samples));
     }
     text
 }

@@ -1,9 +1,10 @@
 //! `cargo bench --bench ratio`: what one bridge attachment with host-local costs, as ratios of one run.
 //!
-//! Compared are whole processes, from fork to wait4: this program as `type: trestle` and as the drop-in `bridge`, the reference
-//! plugins (`TRESTLE_REF_PLUGINS`), and `bare.c`, which makes the same kernel changes and nothing else. How it is measured, and which
-//! ratios are told: `bench`. The quiet ones are asserted, and the peak of memory (exit code 1); absolute times are only printed.
-//! Needs root, `cc`, and `ip` and `unshare`; everything happens in namespaces of its own. `TRESTLE_BIN`: another build of the program.
+//! Compared are whole processes, from fork to wait4: this program as `type: trestle` and as the drop-in `bridge`, the
+//! reference plugins (`TRESTLE_REF_PLUGINS`), and `bare.c`, which makes the same kernel changes and nothing else. How
+//! it is measured, and which ratios are told: `bench`. The quiet ones are asserted, and the peak of memory (exit code
+//! 1); absolute times are only printed. Needs root, `cc`, and `ip` and `unshare`; everything happens in namespaces of
+//! its own. `TRESTLE_BIN`: another build of the program.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark talks to people")]
 #![allow(clippy::disallowed_methods, reason = "not the product: it starts programs")]
@@ -14,7 +15,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use bench::{Outcome, Sample, Samples, Stopwatch, by_round, quiet};
+use bench::{Outcome, Sample, Samples, Stopwatch, quiet};
 
 /// What the issue asks for.
 const MOST_OF_BARE: f64 = 2.0;
@@ -29,17 +30,10 @@ fn compare() -> Outcome<bool> {
     let work = bench::work_dir()?;
     let mut candidates = prepare(work.path())?;
     bench::rounds(&mut candidates, Candidate::round)?;
-    println!("{}", table(&candidates));
-    let faults = verdict(&candidates);
-    for fault in &faults {
-        println!("FAIL {fault}");
-    }
-    if faults.is_empty() {
-        println!(
-            "ok: ADD within {MOST_OF_BARE} x bare, reference at least {REFERENCE_AT_LEAST} x ours, peak within {MOST_KIB} KiB"
-        );
-    }
-    Ok(faults.is_empty())
+    let ok = format!(
+        "ADD within {MOST_OF_BARE} x bare, reference at least {REFERENCE_AT_LEAST} x ours, peak within {MOST_KIB} KiB"
+    );
+    Ok(bench::tell(&table(&candidates), &verdict(&candidates), &ok))
 }
 
 /// One program with what it was given and what was measured.
@@ -161,14 +155,7 @@ fn table(candidates: &[Candidate]) -> String {
         row(c.name, [am, aq, ar, dm, dq, dr, c.samples.peak_kib().to_string()]);
     }
     for c in OURS.map(|i| &candidates[i]) {
-        let (r, s) = (&candidates[REFERENCE].samples, &c.samples);
-        let (add, add_round) = (quiet(&r.adds, &s.adds), by_round(&r.adds, &s.adds));
-        let (del, del_round) = (quiet(&r.dels, &s.dels), by_round(&r.dels, &s.dels));
-        let _ = writeln!(
-            text,
-            "the reference takes, times {}: ADD {add:.1} ({add_round:.1} by round), DEL {del:.1} ({del_round:.1})",
-            c.name
-        );
+        let _ = writeln!(text, "{}", bench::takes("the reference", &candidates[REFERENCE].samples, c.name, &c.samples));
     }
     text
 }

@@ -1,9 +1,9 @@
-//! What the benchmarks share: private namespaces with one bridge, a stopwatch around whole processes, rounds that are interleaved, so that
-//! a busy machine slows all candidates, and what is made of the times.
+//! What the benchmarks share: private namespaces with one bridge, a stopwatch around whole processes, rounds that are
+//! interleaved, so that a busy machine slows all candidates, and what is made of the times.
 //!
-//! Two ratios are told: the median of the ratios of each round, and the ratio of the quiet times, those which a tenth of the rounds stayed
-//! below. Other work on the machine only ever adds time, and most of it in the kernel's waits that all candidates share, so the quiet ones
-//! are what a benchmark asserts. Knows nothing of what is run.
+//! Two ratios are told: the median of the ratios of each round, and the ratio of the quiet times, those which a tenth
+//! of the rounds stayed below. Other work on the machine only ever adds time, and most of it in the kernel's waits that
+//! all candidates share, so the quiet ones are what a benchmark asserts. Knows nothing of what is run.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -17,8 +17,9 @@ const ROUNDS: usize = 60;
 const LEAST_ROUNDS: usize = 15;
 const TIME: Duration = Duration::from_secs(45);
 
-/// Before each measurement. A link that was just deleted leaves work to the kernel, and for some milliseconds after it a new link waits
-/// for a grace period: 13 ms instead of 2, whoever asks, so that all candidates would look alike (seen on Linux 6.18).
+/// Before each measurement. A link that was just deleted leaves work to the kernel, and for some milliseconds after it
+/// a new link waits for a grace period: 13 ms instead of 2, whoever asks, so that all candidates would look alike (seen
+/// on Linux 6.18).
 const SETTLE: Duration = Duration::from_millis(100);
 
 pub const BRIDGE: &str = "br-bench";
@@ -179,12 +180,31 @@ const MEDIAN: f64 = 0.5;
 const QUIET: f64 = 0.1;
 
 /// The median of the ratios of each round.
-pub fn by_round(of: &[Sample], to: &[Sample]) -> f64 {
+fn by_round(of: &[Sample], to: &[Sample]) -> f64 {
     quantile(of.iter().zip(to).map(|(a, b)| a.seconds / b.seconds).collect(), MEDIAN)
 }
 
 pub fn quiet(of: &[Sample], to: &[Sample]) -> f64 {
     milliseconds(of, QUIET) / milliseconds(to, QUIET)
+}
+
+/// For a table: how much longer somebody takes than one of ours.
+pub fn takes(who: &str, theirs: &Samples, name: &str, ours: &Samples) -> String {
+    let (add, add_round) = (quiet(&theirs.adds, &ours.adds), by_round(&theirs.adds, &ours.adds));
+    let (del, del_round) = (quiet(&theirs.dels, &ours.dels), by_round(&theirs.dels, &ours.dels));
+    format!("{who} takes, times {name}: ADD {add:.1} ({add_round:.1} by round), DEL {del:.1} ({del_round:.1})")
+}
+
+/// The end of a benchmark; whether nothing is wrong.
+pub fn tell(table: &str, faults: &[String], ok: &str) -> bool {
+    println!("{table}");
+    for fault in faults {
+        println!("FAIL {fault}");
+    }
+    if faults.is_empty() {
+        println!("ok: {ok}");
+    }
+    faults.is_empty()
 }
 
 /// For a table: the times, quiet and median, and both ratios.

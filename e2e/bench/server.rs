@@ -1,7 +1,7 @@
 //! An API server for a benchmark: objects that never change, by plain http on the loopback; it keeps what it was asked.
 //!
-//! It answers in JSON whatever was asked for, which a client that wishes for protobuf has to take too. What is written to an object is
-//! kept with the request and changes nothing.
+//! It answers in JSON whatever was asked for, which a client that wishes for protobuf has to take too. What is written
+//! to an object is kept with the request and changes nothing.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Write};
