@@ -1,9 +1,9 @@
 //! Where a CNI call's words go: standard error, and a file that the node's owner can find.
 //!
-//! `/var/log/trestle.log`, two files of 10 MiB, level info if `node.json` says no other; beside the state where that was
-//! moved. Standard output belongs to the protocol. A word that cannot be written is lost: a full disk must not fail a
-//! pod, nor a runtime that closed our standard error. A subscriber of its own and not tracing-subscriber's registry: that one's tables cost a
-//! call that says nothing as much as a netlink request does.
+//! `/var/log/trestle.log`, two files of 10 MiB, level info if `node.json` says no other; beside the state where that
+//! was moved. Standard output belongs to the protocol. A word that cannot be written is lost: a full disk must not fail
+//! a pod, nor a runtime that closed our standard error. A subscriber of its own and not tracing-subscriber's registry:
+//! that one's tables cost a call that says nothing as much as a netlink request does.
 
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};

@@ -1,6 +1,7 @@
-//! An ADD on a bridge whose first question is lost, beside the reference plugin in the same run. A port that does not forward yet
-//! loses it, as a rule; here the server comes when it has passed, so that it is lost for both. The reference asks again after ten
-//! seconds. (Where nothing is lost the reference is the faster one: it does not ask whether somebody has the address.)
+//! An ADD on a bridge whose first question is lost, beside the reference plugin in the same run. A port that does not
+//! forward yet loses it, as a rule; here the server comes when it has passed, so that it is lost for both. The
+//! reference asks again after ten seconds. (Where nothing is lost the reference is the faster one: it does not ask
+//! whether somebody has the address.)
 
 use std::process::{Command, Stdio};
 use std::thread;

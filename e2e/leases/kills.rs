@@ -1,5 +1,5 @@
-//! kill -9 of the keeper, daemon and agent in turn, at random moments, while pods come and go: no lease of a living pod is lost, none is renewed for a
-//! pod that is gone.
+//! kill -9 of the keeper, daemon and agent in turn, at random moments, while pods come and go: no lease of a living pod
+//! is lost, none is renewed for a pod that is gone.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;

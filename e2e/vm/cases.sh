@@ -149,7 +149,8 @@ uplink_lacks_part_of_trunk() {
     detach trestle a
 }
 
-# A preserved native VLAN that the uplink does not have is not what was asked for in `vlan`: no refusal. But one of two uplinks is enough.
+# A preserved native VLAN that the uplink does not have is not what was asked for in `vlan`: no refusal. But one of two
+# uplinks is enough.
 one_of_two_uplinks() {
     node 1
     pod a

@@ -118,7 +118,8 @@ async fn link_by_name(job: &Job<'_>, pod: &Namespace) -> Outcome<()> {
 }
 
 /// As the original: the configuration is read, the namespace must be one if it is there, and where none is named the
-/// link stays as long as its namespace lives. Beyond it: filters go too, and what the journal has is undone whatever the configuration says now.
+/// link stays as long as its namespace lives. Beyond it: filters go too, and what the journal has is undone whatever
+/// the configuration says now.
 async fn drop_in(job: &Job<'_>, ty: Type) -> Outcome<()> {
     let conf = if ty == Type::Bridge { dropin::undo_bridge(job.call)? } else { dropin::undo_macvlan(job.call)? };
     let pod = match &job.call.netns {

@@ -1,8 +1,8 @@
 //! Fuzz targets: what strangers write and this program reads. Built by `e2e/fuzz` only.
 //!
 //! A crate without a library has one binary for all of them; `TRESTLE_FUZZ` names the target. An input is text as a
-//! person would write it, so that the corpus in `e2e/corpus` can be read; only `dhcp` and `guest` take packets. Besides "does not
-//! panic" each target asserts what the rooms above rely on.
+//! person would write it, so that the corpus in `e2e/corpus` can be read; only `dhcp` and `guest` take packets. Besides
+//! "does not panic" each target asserts what the rooms above rely on.
 #![allow(unsafe_code, reason = "the macro exports the function that libFuzzer calls")]
 
 mod dhcp;

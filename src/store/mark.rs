@@ -33,8 +33,9 @@ impl Journal<'_> {
         }
     }
 
-    /// Whether the container was deleted after a process that started then; it is asked only where there is a mark. The start comes in whole ticks, rounded
-    /// down (see [`super::process_start`]): an ADD right after the DEL is not taken for one before it.
+    /// Whether the container was deleted after a process that started then; it is asked only where there is a mark. The
+    /// start comes in whole ticks, rounded down (see [`super::process_start`]): an ADD right after the DEL is not taken
+    /// for one before it.
     pub fn superseded(&self, container: &ContainerId, process_start: impl Fn() -> u64) -> bool {
         let now = self.0.now();
         let hour = now / HOUR;

@@ -1,5 +1,6 @@
-//! Which files in a directory have changed, or in the directories in it, by inotify. Events are a shortcut: whoever uses this looks at everything from
-//! time to time, as a directory may be replaced, events be lost, or inotify not be had at all.
+//! Which files in a directory have changed, or in the directories in it, by inotify. Events are a shortcut: whoever
+//! uses this looks at everything from time to time, as a directory may be replaced, events be lost, or inotify not be
+//! had at all.
 
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
