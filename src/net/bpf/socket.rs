@@ -5,17 +5,17 @@ use std::net::Ipv4Addr;
 
 use nix::libc::{BPF_JEQ, BPF_W, PACKET_OUTGOING, sock_filter};
 
-use super::{Arp, Op, PACKET_TYPE, TAG_PRESENT, To, jump, kind, load, program, udp, untagged};
+use super::{Arp, Op, PACKET_TYPE, To, jump, kind, load, program, udp, untagged};
 use crate::net::frame::{CLIENT, SERVER};
 
 /// The frame to this length, and nothing of it.
 pub const WHOLE: u32 = 0xffff;
 const NOTHING: u32 = 0;
 
-/// Not what this node sends, no tagged frame (another VLAN's), ARP, and UDP over IPv4 to port 68.
+/// Not what this node sends, no VLAN's frame (a switch may mark an answer with a priority alone), ARP, and UDP over IPv4 to
+/// port 68.
 pub fn client() -> Vec<sock_filter> {
-    let no_tag = vec![load(BPF_W, TAG_PRESENT), jump(BPF_JEQ, 0, To::NextPart, To::No)];
-    program([incoming(), no_tag, kind(Arp::All), udp(CLIENT)], WHOLE, NOTHING)
+    program([incoming(), untagged(), kind(Arp::All), udp(CLIENT)], WHOLE, NOTHING)
 }
 
 /// Not what goes out, no VLAN's frame, ARP for `address`, and UDP over IPv4 to port 67.
