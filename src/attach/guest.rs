@@ -50,8 +50,10 @@ pub async fn add(job: &Job<'_>, conf: &BindConf) -> Outcome<AddResult> {
     };
     let journal = job.journal();
     journal.write(&id, &job.call.name, &record)?;
-    match carry_out(job, &sides, &plan, &id, &mut record).await {
-        Ok(()) => Ok(AddResult::default()),
+    let result = AddResult::default();
+    let done = carry_out(job, &sides, &plan, &id, &mut record).await;
+    match done.and_then(|()| result.must_fit(job.call.version)) {
+        Ok(()) => Ok(result),
         Err(mut failure) => {
             if let Err(more) = Undo::new(job.dirs, &sides.host, &sides.host_links).bind(&id, &record).await {
                 tracing::error!(failure = %more, "the failed bind step could not be undone whole; DEL will try again");

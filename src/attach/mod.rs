@@ -192,14 +192,23 @@ impl WireConf {
         }
     }
 
+    fn gives_addresses(&self) -> bool {
+        self.ipam().is_some() || self.bare_ips()
+    }
+
     /// Addresses that a pod asked for, though the network has no IPAM.
     fn bare_ips(&self) -> bool {
         matches!(self, Self::Trestle(c) if c.bare_ips)
     }
 }
 
+/// The result has a form in the call's version: one that has none is a failure, and undone as any other.
 pub async fn add(job: &Job<'_>, ty: Type) -> Outcome<AddResult> {
     let asked = WireConf::parse(job.call, ty)?;
+    if !matches!(&asked, Asked::Wire(conf) if conf.gives_addresses()) {
+        // The oldest versions' results are addresses, and nothing else: no use to begin.
+        AddResult::default().must_fit(job.call.version)?;
+    }
     let _lock = job.lock()?;
     let started = || job.started.unwrap_or_else(process_start);
     if job.level == Level::Outermost && job.journal().superseded(job.container, started) {

@@ -59,6 +59,7 @@ impl Work<'_> {
     /// What is told to the runtime. A VM's is kept for the bind step, which comes in another call.
     fn tell(&mut self, conf: &WireConf, mut result: AddResult) -> Outcome<AddResult> {
         result.dns = plan::conf::dns_or(conf.dns(), &result.dns);
+        result.must_fit(self.job.call.version)?;
         if self.record.vm && !result.ips.is_empty() {
             self.record.given = Some(Given::of(&result));
             self.remember()?;

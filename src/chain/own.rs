@@ -43,20 +43,7 @@ pub async fn add(kind: Kind, network: &Network<'_>, place: &Place<'_>, conf: Map
         return Err(Failure::new(Code::Environment, "CNI_NETNS not set"));
     }
     let printed = match kind {
-        Kind::Attachment(ty) => {
-            let job = job(&call, network, place);
-            let result = attach::add(&job, ty).await?;
-            match result.to_json(call.version) {
-                Ok(printed) => printed,
-                Err(cause) => {
-                    // Made, but this version has no words for it.
-                    if let Err(failure) = attach::del(&job, ty).await {
-                        tracing::error!(%failure, "the failed ADD could not be undone");
-                    }
-                    return Err(cause);
-                }
-            }
-        }
+        Kind::Attachment(ty) => attach::add(&job(&call, network, place), ty).await?.to_json(call.version)?,
         Kind::HostLocal => ipam::host_local(&call, place.site.dirs)?.unwrap_or_default(),
         Kind::Static => ipam::fixed(&call)?.unwrap_or_default(),
         Kind::Dhcp => attach::dhcp::plugin(&call, place.site.dirs, place.facts).await?.unwrap_or_default(),

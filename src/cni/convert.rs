@@ -48,6 +48,11 @@ impl AddResult {
         Ok(Value::Object(out))
     }
 
+    /// Whether that version has words for the result: what [`Self::to_json`] fails at, and nothing else.
+    pub fn must_fit(&self, v: Version) -> Outcome<()> {
+        if v <= Version::V0_2_0 { self.to_old(v).map(drop) } else { Ok(()) }
+    }
+
     /// Reads a result by its own `cniVersion`; one without is 0.1.0.
     pub fn from_json(v: Value) -> Outcome<Self> {
         Self::from_json_or(v, Version::V0_1_0)

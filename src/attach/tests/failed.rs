@@ -100,6 +100,33 @@ fn names_that_are_taken() {
     fails(&at.clone().drop_in(Type::Bridge), &pod, Code::HostNameTaken, &["vethca4978b4"]);
 }
 
+/// Up to 0.2.0 a result is addresses; a missing version is 0.1.0.
+#[test]
+fn a_version_that_cannot_tell_what_would_be_made() {
+    let node = Node::new();
+    let pod = node.pod("web");
+    node.sh("ip link add eno2 type veth peer name far; ip link set eno2 up; ip link set far up");
+    for version in [Value::Null, "".into(), "0.1.0".into(), "0.2.0".into()] {
+        let at = node.at(&pod).with(json!({"cniVersion": version, "ipam": null}));
+        let on = |ty, link: &str| at.clone().drop_in(ty).with(json!({"bridge": null, link: "eno2"}));
+        let words = ["cannot tell a result without an address", "0.3.1 or newer"];
+        fails(&at, &pod, Code::Version, &words);
+        fails(&on(Type::Trestle, "master"), &pod, Code::Version, &words);
+        fails(&at.clone().drop_in(Type::Bridge), &pod, Code::Version, &words);
+        fails(&on(Type::Macvlan, "master"), &pod, Code::Version, &words);
+        let (wire, bind) =
+            (machine::wire(&node, &pod), machine::bind(&node, &pod).with(json!({"cniVersion": version})));
+        wire.add().unwrap();
+        let before = everything(&node, &pod);
+        assert_eq!(bind.add().unwrap_err().code, Code::Version);
+        assert_eq!((everything(&node, &pod), pod.addresses(&wire.ifname).len()), (before, 1));
+        wire.del().unwrap();
+    }
+    let two = json!({"type": "static", "addresses": [{"address": "10.1.2.3/24"}, {"address": "10.1.2.4/24"}]});
+    let at = node.at(&pod).with(json!({"cniVersion": "0.2.0", "ipam": two}));
+    fails(&at, &pod, Code::IpamConfig, &["no room for more than one address"]);
+}
+
 #[test]
 fn a_namespace_that_is_gone_or_none() {
     let node = Node::new();
