@@ -33,8 +33,10 @@ impl<'a> Ipam<'a> {
             WireConf::Trestle(_) => Self::read_asked(call, section)?,
             WireConf::Bridge(_) | WireConf::Macvlan(_) => Self::read(call, section)?,
         };
-        if let Self::Foreign { plugin, .. } = &ipam {
-            find(plugin, call)?;
+        match &ipam {
+            Self::Foreign { plugin, .. } => find(plugin, call)?,
+            Self::HostLocal(h) => h.must_be_possible()?,
+            _ => {}
         }
         Ok(ipam)
     }
@@ -228,7 +230,7 @@ pub fn status(call: &Call) -> Outcome<()> {
     let Some(section) = json::get(&call.conf, "ipam").and_then(Value::as_object) else { return Ok(()) };
     match type_of(section) {
         "" => Ok(()),
-        "host-local" => HostLocal::parse(&call.conf, &call.args).map(drop),
+        "host-local" => HostLocal::parse(&call.conf, &call.args)?.must_be_possible(),
         "static" => Ok(()),
         "dhcp" => Dhcp::parse(&call.conf, &call.args).map(drop),
         plugin => {

@@ -181,6 +181,45 @@ fn ipam_that_cannot_be_read_or_run_costs_nothing() {
     fails(&with(json!({"type": "../evil"})), &pod, Code::IpamConfig, &["ipam.type"]);
 }
 
+/// The ADD failed by it after the journal had been written, and so did the undo and each DEL.
+#[test]
+fn a_store_that_cannot_be_costs_nothing_and_keeps_no_pod() {
+    let node = Node::new();
+    let pod = node.pod("web");
+    let circle = node.tmp.path().join("circle");
+    symlink(&circle, &circle).unwrap();
+    let below = |name: &str| node.tmp.path().join(name).to_str().unwrap().to_owned();
+    let (long, good) = ("x".repeat(256), below("networks"));
+    for (name, dir, word) in [
+        ("lan", below("a\0b"), "NUL byte"),
+        ("lan", below("circle/x"), "circle/x"),
+        ("lan", below("circle"), "circle"),
+        ("lan", below(&format!("not/there/{long}/x")), "too long"),
+        ("lan", format!("/{}", "x/".repeat(2000)), "too long"),
+        (&long, good.clone(), "name: 256 bytes"),
+    ] {
+        let ipam = json!({"type": "host-local", "subnet": "10.1.2.0/24", "dataDir": dir});
+        for ty in [Type::Trestle, Type::Bridge] {
+            let at = node.at(&pod).drop_in(ty).with(json!({"name": name, "ipam": ipam}));
+            fails(&at, &pod, Code::IpamConfig, &[word]);
+            // What an earlier version had begun is undone.
+            let good =
+                at.clone().with(json!({"name": "lan", "ipam": node.host_local(json!({"subnet": "10.1.2.0/24"}))}));
+            good.add().unwrap();
+            let id =
+                AttachmentId { container: "c1".parse().unwrap(), ifname: "net1".parse().unwrap(), role: Role::Wire };
+            let entry = node.entry("c1", "net1", Role::Wire).unwrap();
+            let mut record: Value = entry.record.parse().unwrap();
+            record["ipam"]["hostlocal"]["dataDir"] = json!(dir);
+            record["ipam"]["hostlocal"]["network"] = json!(name);
+            Journal(&node.dirs).write(&id, &"lan".parse().unwrap(), &record).unwrap();
+            at.del().unwrap();
+            assert_eq!((pod.links(), node.entries()), (Vec::new(), 0), "{dir}");
+            std::fs::remove_dir_all(node.store("lan")).unwrap();
+        }
+    }
+}
+
 /// A plugin that notes its verbs, and answers what it is told to.
 fn plugin(dir: &Path, add: &str) -> String {
     let script = format!(

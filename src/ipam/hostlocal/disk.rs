@@ -81,7 +81,7 @@ impl Disk {
         let dir = location.directory();
         match hold(&dir.join("lock"), 0o750) {
             Ok(lock) => Self::locked(&dir, location, dirs, lock).map(Some),
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            Err(e) if is_nowhere(&e) => Ok(None),
             Err(e) => Err(broken("lock", &dir, &e)),
         }
     }
@@ -393,6 +393,16 @@ fn content(who: &Who) -> String {
 fn broken(act: &str, path: &Path, e: &io::Error) -> Failure {
     failed(Code::IpamStore, act, path, e)
         .remedy("look at \"dataDir\" of the ipam section, and at its file system's space and mount options")
+}
+
+/// Whether nothing is at the path, be it that nothing ever can be: a name too long, links in a circle, a NUL byte (which
+/// std refuses without the kernel).
+pub fn is_nowhere(e: &io::Error) -> bool {
+    use nix::libc::{ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR};
+    match e.raw_os_error() {
+        Some(errno) => matches!(errno, ENOENT | ENOTDIR | ENAMETOOLONG | ELOOP),
+        None => e.kind() == ErrorKind::InvalidInput,
+    }
 }
 
 fn cannot_link(e: &io::Error) -> bool {

@@ -15,6 +15,8 @@ mod resolv;
 #[cfg(test)]
 mod tests;
 
+use std::fs;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -27,13 +29,17 @@ use self::config::Config;
 use self::disk::Disk;
 pub use self::held::Held;
 use self::range::RangeSet;
-use super::{Lease, Who};
+use super::{Lease, Who, invalid};
 use crate::cni::{Args, Dns, IpConfig};
 use crate::store::Dirs;
 use crate::types::{Code, Failure, NetworkName, Outcome};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostLocal(Config);
+
+/// `NAME_MAX` of Linux `limits.h`; and its `PATH_MAX`, less what the names in the store need.
+const NAME_MAX: usize = 255;
+const PATH_MAX: usize = 4096 - 128;
 
 /// All that a DEL must know where the configuration is not at hand.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +54,34 @@ impl StoreLocation {
     pub fn directory(&self) -> PathBuf {
         self.data_dir.join(self.network.as_str())
     }
+
+    /// Refuses a place that no file system can have. The kernel says it only when it gets that far down the path.
+    fn must_be_possible(&self) -> Outcome<()> {
+        let refused = |key: &str, reason: String| {
+            Err(invalid(format!("{key}: {reason}"))
+                .remedy(format!("correct {key}: host-local keeps its files in dataDir/name")))
+        };
+        let network = self.network.as_str().len();
+        if network > NAME_MAX {
+            return refused("name", format!("{network} bytes long, and a directory's name has {NAME_MAX} at most"));
+        }
+        let path = self.data_dir.as_os_str().as_encoded_bytes();
+        if path.contains(&0) {
+            return refused("ipam.dataDir", format!("{:?} has a NUL byte", self.data_dir));
+        }
+        if path.split(|byte| *byte == b'/').any(|part| part.len() > NAME_MAX) || path.len() + network > PATH_MAX {
+            return refused(
+                "ipam.dataDir",
+                format!("{:.80}... is too long for a path", self.data_dir.to_string_lossy()),
+            );
+        }
+        match fs::metadata(&self.data_dir) {
+            Err(e) if disk::is_nowhere(&e) && e.kind() != ErrorKind::NotFound => {
+                refused("ipam.dataDir", format!("{}: {e}", self.data_dir.display()))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl HostLocal {
@@ -59,8 +93,14 @@ impl HostLocal {
         self.0.location.clone()
     }
 
+    /// Whether there could be a store at all; no DEL asks for it.
+    pub fn must_be_possible(&self) -> Outcome<()> {
+        self.0.location.must_be_possible()
+    }
+
     /// One address of each range set, or none at all.
     pub fn add(&self, who: &Who, dirs: &Dirs) -> Outcome<Lease> {
+        self.must_be_possible()?;
         let dns = self.0.resolv_conf.as_deref().map(resolv::read).transpose()?.unwrap_or_else(Dns::default);
         let mut disk = Disk::open(&self.0.location, dirs)?;
         disk.tidy_and_look()?;
@@ -85,7 +125,14 @@ impl HostLocal {
 
     /// Releases all of the owner's addresses; none is fine.
     pub fn del(&self, who: &Who, dirs: &Dirs) -> Outcome<()> {
-        release_from(Disk::open(&self.0.location, dirs)?, who)
+        match self.must_be_possible() {
+            Ok(()) => release_from(Disk::open(&self.0.location, dirs)?, who),
+            // Nothing was ever given away there, and a DEL that fails would keep the pod from going.
+            Err(failure) => {
+                tracing::warn!(%failure, "no address is released");
+                Ok(())
+            }
+        }
     }
 
     /// Releases what we gave away in this store to owners that are not valid any more, unless it is as young as the
