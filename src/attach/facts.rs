@@ -4,6 +4,7 @@ use crate::net::{Link, LinkKind, NetResult, Netlink};
 use crate::plan::{Allow, NodeFacts, Port, conf, dropin};
 use crate::types::{Code, Failure, IfName, Outcome};
 
+use super::reach::lower;
 use super::{Job, Sides, WireConf};
 
 pub async fn gather(job: &Job<'_>, sides: &Sides, conf: &WireConf) -> Outcome<NodeFacts> {
@@ -15,6 +16,9 @@ pub async fn gather(job: &Job<'_>, sides: &Sides, conf: &WireConf) -> Outcome<No
         WireConf::Trestle(conf) => attachment(links, conf, &mut facts).await?,
         WireConf::Bridge(conf) => facts.bridge = links.link(conf.bridge.as_str()).await?,
         WireConf::Macvlan(conf) => facts.master = macvlan_master(conf, sides).await?,
+    }
+    if let Some(master) = &facts.master {
+        facts.master_lower = lower(links, master).await?;
     }
     Ok(facts)
 }
@@ -60,7 +64,7 @@ pub async fn macvlan_master(conf: &dropin::MacvlanConf, sides: &Sides) -> NetRes
     }
 }
 
-async fn default_route_link(links: &Netlink) -> NetResult<Option<u32>> {
+pub async fn default_route_link(links: &Netlink) -> NetResult<Option<u32>> {
     for v6 in [false, true] {
         if let Some(route) = links.routes(v6).await?.into_iter().find(|r| r.dst.prefix() == 0) {
             return Ok(Some(route.link));

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use crate::attach;
 use crate::cni::{AddResult, Verb, Version};
 use crate::delegate::{self, Answer, Delegate};
 use crate::nad;
@@ -37,6 +38,8 @@ pub struct Network<'a> {
     pub runtime: &'a Map<String, Value>,
     /// CNI_ARGS.
     pub args: &'a str,
+    /// The device that kubelet gave the pod for it.
+    pub device: Option<&'a str>,
 }
 
 /// What a call of a network knows of the node.
@@ -107,13 +110,16 @@ fn by(plugin: &Map<String, Value>) -> Outcome<By<'_>> {
 /// Attaches. A list that fails in the middle leaves nothing: the plugins that ran get their DEL, in reverse.
 pub async fn add(network: &Network<'_>, place: &Place<'_>) -> Result<Done, Failed> {
     let parts = Parts::of(network.conf)?;
-    refuse(network, place, &parts)?;
+    refuse(network, place, &parts).await?;
     let mut last: Option<Done> = None;
     for (i, plugin) in parts.plugins.iter().enumerate() {
         let conf = parts.build(plugin, last.as_ref().map(|d| d.raw.clone()), network.runtime);
         let added = match by(plugin)? {
             By::Own(kind) => own::add(kind, network, place, conf).await,
-            By::Foreign(name) => foreign(name, Verb::Add, network, place, &conf).add(),
+            By::Foreign(name) => match may_run(name, network, place, parts.name, &conf).await {
+                Ok(()) => foreign(name, Verb::Add, network, place, &conf).add(),
+                Err(refused) => Err(refused),
+            },
         };
         match added.and_then(Done::new) {
             Ok(done) => last = Some(done),
@@ -123,24 +129,42 @@ pub async fn add(network: &Network<'_>, place: &Place<'_>) -> Result<Done, Faile
     last.ok_or_else(|| Failure::new(Code::Config, "plugins: the list is empty").into())
 }
 
-/// What can be refused before the first plugin is run.
-fn refuse(network: &Network<'_>, place: &Place<'_>, parts: &Parts<'_>) -> Outcome<()> {
+/// What can be refused before the first plugin is run. What a later one takes from the result before it is looked at again
+/// when it is there.
+async fn refuse(network: &Network<'_>, place: &Place<'_>, parts: &Parts<'_>) -> Outcome<()> {
+    for (i, plugin) in parts.plugins.iter().enumerate() {
+        if let By::Foreign(name) = by(plugin)? {
+            let unknown = (i > 0).then(|| json!({}));
+            may_run(name, network, place, parts.name, &parts.build(plugin, unknown, network.runtime)).await?;
+            delegate::find(name, place.site.path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the administrator lets the pod have the links that a foreign plugin's configuration leads to.
+async fn may_run(
+    plugin: &str,
+    network: &Network<'_>,
+    place: &Place<'_>,
+    name: &str,
+    conf: &Map<String, Value>,
+) -> Outcome<()> {
     let node = place.site.node;
     let allow = Allow { bridges: node.allow_bridges.clone(), masters: node.allow_masters.clone() };
     let asker = Asker {
         container: place.container,
         ifname: network.ifname,
-        network: parts.name,
+        network: name,
         facts: place.facts,
         chooser: place.chooser,
     };
-    parts.plugins.iter().try_for_each(|plugin| match by(plugin)? {
-        By::Own(_) => Ok(()),
-        By::Foreign(name) => {
-            plan::foreign(&asker, name, plugin, &allow)?;
-            delegate::find(name, place.site.path).map(drop)
-        }
-    })
+    let claims = plan::foreign(&asker, plugin, conf, network.device)?;
+    if claims.is_empty() {
+        return Ok(());
+    }
+    let found = attach::reach(claims.iter().map(|c| &c.lead)).await?;
+    claims.iter().zip(&found).try_for_each(|(claim, found)| plan::may_have(&asker, claim, found, &allow))
 }
 
 /// Undoes an ADD that failed at plugin `at`. What is ours undoes itself; of another one nobody knows how far it came.
@@ -153,6 +177,8 @@ async fn give_up(
     mut cause: Failure,
 ) -> Failed {
     let ran = match by(&parts.plugins[at]) {
+        // It was not run.
+        Ok(By::Foreign(_)) if matches!(cause.code, Code::BridgeNotAllowed | Code::MasterNotAllowed) => at,
         Ok(By::Foreign(_)) => at + 1,
         // Its own undo failed, then.
         Ok(By::Own(_)) if cause.code != Code::AlreadyAttached && own::left(network, place) => at + 1,

@@ -50,13 +50,20 @@ impl<'a> Pod<'a> {
 
     pub async fn add(&self, network: &Attached) -> Result<Done, Failed> {
         let (conf, args) = (to_conf(&network.conf)?, self.all_args(network));
-        let one = Network { conf: &conf, ifname: &network.ifname, runtime: &network.runtime, args: &args };
+        let one = Network {
+            conf: &conf,
+            ifname: &network.ifname,
+            runtime: &network.runtime,
+            args: &args,
+            device: network.device.as_deref(),
+        };
         chain::add(&one, &self.place(network)).await.map_err(|f| Failed { cause: f.cause.at(place_of(network)), ..f })
     }
 
     pub async fn check(&self, network: &Attached, foreign: Foreign) -> Outcome<()> {
         let (conf, args) = (to_conf(&with_version(network.conf.clone(), self.version))?, self.all_args(network));
-        let one = Network { conf: &conf, ifname: &network.ifname, runtime: &network.runtime, args: &args };
+        let one =
+            Network { conf: &conf, ifname: &network.ifname, runtime: &network.runtime, args: &args, device: None };
         let prev = network.result.as_ref().unwrap_or(&Value::Null);
         let done = chain::check(&one, &self.place(network), prev, foreign).await;
         done.map_err(|f| f.at(place_of(network)))
@@ -64,7 +71,8 @@ impl<'a> Pod<'a> {
 
     pub async fn del(&self, network: &Attached) -> Outcome<()> {
         let conf = to_conf(&with_version(network.conf.clone(), self.version))?;
-        let one = Network { conf: &conf, ifname: &network.ifname, runtime: &network.runtime, args: self.args };
+        let one =
+            Network { conf: &conf, ifname: &network.ifname, runtime: &network.runtime, args: self.args, device: None };
         let done = chain::del(&one, &self.place(network), network.result.as_ref()).await;
         done.map_err(|f| f.at(place_of(network)))
     }

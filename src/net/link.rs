@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use nix::errno::Errno;
-use rtnetlink::packet_core::Nla;
+use rtnetlink::packet_core::{DefaultNla, Nla};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
     BridgePortState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData, InfoTun, LinkAttribute,
@@ -143,6 +143,23 @@ impl Netlink {
         let mut query = query();
         query.attributes.push(LinkAttribute::IfName(name.into()));
         self.one_link(Ask::new("get link", name), query).await
+    }
+
+    /// By its name or another one of its, which may be longer. As far as the first NUL byte, as the kernel reads it.
+    pub async fn link_by_any_name(&self, name: &str) -> NetResult<Option<Link>> {
+        const ALT_IFNAME: u16 = 53;
+        const LONGEST: usize = 127;
+        if name.len() <= 15 || name.len() > LONGEST {
+            return self.link(name).await;
+        }
+        let mut query = query();
+        let text = name.bytes().chain([0]).collect();
+        query.attributes.push(LinkAttribute::Other(DefaultNla::new(ALT_IFNAME, text)));
+        match self.one_link(Ask::new("get link", name), query).await {
+            // A kernel before 5.5 knows no other names, and takes this for no name at all.
+            Err(e) if e.is(Errno::EINVAL) => Ok(None),
+            found => found,
+        }
     }
 
     pub async fn link_at(&self, index: u32) -> NetResult<Option<Link>> {

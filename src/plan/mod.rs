@@ -17,11 +17,13 @@ pub mod testing;
 mod uplink;
 
 pub use allow::Allow;
-pub use foreign::foreign;
+pub use foreign::{Found, Lead, foreign, may_have};
 pub use health::{BridgeRule, Health, bridges};
 pub use pod::{PodFacts, Use, derived_mac, hex, network_hash};
 pub use port::{MadePort, Mend, Verdict, port};
-pub use rules::{BindFacts, bind, bridge, drop_in_host_end, host_end, macvlan, may_be_host_end, trestle, vm_addresses};
+pub use rules::{
+    BindFacts, bind, bridge, drop_in_host_end, host_end, macvlan, may_be_host_end, shared_lower, trestle, vm_addresses,
+};
 pub use uplink::Port;
 
 use crate::net::{Link, MacvlanMode};
@@ -219,6 +221,8 @@ pub struct NodeFacts {
     /// The link of the bridge's name.
     pub bridge: Option<Link>,
     pub master: Option<Link>,
+    /// The link that a macvlan upon the master would be on, where that is not the master.
+    pub master_lower: Option<Link>,
     /// Bridge that the master is a port of.
     pub master_of: Option<String>,
     /// All links of the node; looked up only where a refusal names them.

@@ -4,7 +4,7 @@
 use ipnetwork::IpNetwork;
 use sha2::{Digest, Sha256};
 
-use super::allow::{AllowList, allowed};
+use super::allow::{Allow, AllowList, allowed};
 use super::conf::{Attachment, BindConf};
 use super::dropin::{BridgeConf, MacvlanConf};
 use super::uplink::{Carried, carried, vlan_add};
@@ -125,7 +125,7 @@ fn lan_macvlan(
 ) -> Outcome<MacvlanWire> {
     let Some(name) = &conf.master else { return Err(Failure::new(Code::Config, "neither bridge nor master")) };
     if bound {
-        may_have_master(asker, name.as_str(), facts.master.as_ref(), &facts.allow.masters)?;
+        may_have_master(asker, name.as_str(), facts.master.as_ref(), facts.master_lower.as_ref(), &facts.allow)?;
     }
     let only_bridge = [
         ("vlan", conf.vlan.is_some()),
@@ -195,9 +195,14 @@ fn usable_master<'a>(name: &IfName, facts: &'a NodeFacts) -> Outcome<&'a Link> {
 
 /// On a macvlan the kernel makes none but a sibling: on the link below it.
 fn real_master(link: &Link) -> u32 {
+    shared_lower(link).filter(|_| link.kind != LinkKind::Ipvlan).unwrap_or(link.index)
+}
+
+/// What a link upon this one would share with it.
+pub fn shared_lower(link: &Link) -> Option<u32> {
     match (&link.kind, link.lower, link.lower_nsid) {
-        (LinkKind::Macvlan { .. }, Some(lower), None) => lower,
-        _ => link.index,
+        (LinkKind::Macvlan { .. } | LinkKind::Ipvlan, Some(lower), None) => Some(lower),
+        _ => None,
     }
 }
 
@@ -247,7 +252,8 @@ pub fn macvlan(asker: &Asker<'_>, conf: &MacvlanConf, facts: &NodeFacts) -> Outc
     // What is in the pod's own namespace is the pod's.
     if asker.is_bound(false) && !conf.in_container {
         let named = conf.master.as_ref().map(IfName::as_str).or(facts.master.as_ref().map(|l| l.name.as_str()));
-        named.map_or(Ok(()), |n| may_have_master(asker, n, facts.master.as_ref(), &facts.allow.masters))?;
+        let (master, lower) = (facts.master.as_ref(), facts.master_lower.as_ref());
+        named.map_or(Ok(()), |n| may_have_master(asker, n, master, lower, &facts.allow))?;
     }
     let Some(link) = &facts.master else {
         return Err(match &conf.master {
@@ -438,8 +444,19 @@ pub(super) fn may_have_bridge(asker: &Asker<'_>, name: &str, link: Option<&Link>
     may_have(asker, name, link, list, (Code::BridgeNotAllowed, "bridge", "allowBridges"))
 }
 
-pub(super) fn may_have_master(asker: &Asker<'_>, name: &str, link: Option<&Link>, list: &AllowList) -> Outcome<()> {
-    may_have(asker, name, link, list, (Code::MasterNotAllowed, "master", "allowMasters"))
+/// A bridge remains one when it is called a master: what is put upon it reaches all of its ports. So does what is put upon
+/// a macvlan on a bridge, which is `lower` then.
+pub(super) fn may_have_master(
+    asker: &Asker<'_>,
+    name: &str,
+    link: Option<&Link>,
+    lower: Option<&Link>,
+    allow: &Allow,
+) -> Outcome<()> {
+    may_have(asker, name, link, &allow.masters, (Code::MasterNotAllowed, "master", "allowMasters"))?;
+    let is_bridge = |l: &&Link| matches!(l.kind, LinkKind::Bridge { .. });
+    let mut bridges = link.into_iter().chain(lower).filter(is_bridge);
+    bridges.try_for_each(|bridge| may_have_bridge(asker, &bridge.name, None, &allow.bridges))
 }
 
 fn may_have(

@@ -123,7 +123,7 @@ impl<'a> At<'a> {
     fn call<T>(&self, f: impl AsyncFnOnce(&Network<'_>, &Place<'_>) -> T) -> T {
         let container = "c1".parse().unwrap();
         let (ifname, args) = (&self.ifname, "IgnoreUnknown=1;K8S_POD_NAME=web");
-        let network = Network { conf: &self.conf, ifname, runtime: &self.runtime, args };
+        let network = Network { conf: &self.conf, ifname, runtime: &self.runtime, args, device: None };
         let netns = Some(self.netns.as_path());
         let (site, chooser) = (self.site(), self.chooser);
         let place = Place { site, container: &container, netns, facts: &self.facts, chooser };

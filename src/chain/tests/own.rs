@@ -131,6 +131,52 @@ fn the_administrators_word_binds_what_pods_choose() {
     node.sh("ip link del br1");
 }
 
+/// Other people's plugins find links in more ways than by `bridge` and `master`.
+#[test]
+fn the_administrators_word_binds_what_leads_to_a_link() {
+    let mut node = Node::new();
+    node.settings.allow_bridges = Some(vec![]);
+    node.settings.allow_masters = Some(vec![Allow { glob: "br*".into(), namespaces: None }]);
+    node.sh("ip link set eno1 nomaster; ip link property add dev br0 altname a-long-name-of-the-bridge");
+    node.sh("ip link add mv0 link br0 type macvlan; ip link property add dev mv0 altname brm");
+    node.sh("ip link set eno1 address 02:00:00:00:00:07; ip addr add 192.0.2.1/24 dev eno1");
+    node.sh("ip route add default via 192.0.2.9");
+    let pod = node.pod("web");
+    let bin = Bin::new();
+    bin.script("ipvlan", TUNING);
+    bin.script("host-device", TUNING);
+    bin.plugin("one", &json!({"cniVersion": "1.0.0", "interfaces": [{"name": "br0"}]}));
+    let mut at = at(&node, &pod, &bin, list("1.0.0", json!([])));
+    for (plugins, code, ran) in [
+        (json!([{"type": "ipvlan"}]), Code::MasterNotAllowed, ""),
+        (json!([{"type": "ipvlan", "master": "br0"}]), Code::BridgeNotAllowed, ""),
+        (json!([{"type": "ipvlan", "master": "a-long-name-of-the-bridge"}]), Code::MasterNotAllowed, ""),
+        (json!([{"type": "ipvlan", "master": "brm"}]), Code::MasterNotAllowed, ""),
+        (json!([{"type": "one"}, {"type": "ipvlan"}]), Code::BridgeNotAllowed, "ADD.one DEL.one"),
+        (json!([{"type": "host-device", "device": "eno1"}]), Code::MasterNotAllowed, ""),
+        (json!([{"type": "host-device", "hwaddr": "02:00:00:00:00:07"}]), Code::MasterNotAllowed, ""),
+        (json!([{"type": "host-device", "pciBusID": "0000:99:00.0"}]), Code::MasterNotAllowed, ""),
+        (json!([{"type": "trestle", "master": "br0"}]), Code::BridgeNotAllowed, ""),
+        (json!([{"type": "macvlan", "master": "br0"}]), Code::BridgeNotAllowed, ""),
+        (json!([{"type": "macvlan"}]), Code::MasterNotAllowed, ""),
+    ] {
+        at.conf = list("1.0.0", plugins.clone());
+        let failure = node.run(|| at.add()).unwrap_err();
+        assert_eq!((failure.code, bin.log().as_str()), (code, ran), "{plugins}: {failure}");
+        assert_eq!((pod.links().len(), node.entries()), (0, 0), "{plugins}");
+    }
+    node.settings.allow_masters = Some(vec![Allow { glob: "mv0".into(), namespaces: None }]);
+    at.node = node.settings.clone();
+    for ty in ["trestle", "macvlan", "ipvlan"] {
+        at.conf = list("1.0.0", json!([{"type": ty, "master": "mv0"}]));
+        assert_eq!(node.run(|| at.add()).unwrap_err().code, Code::BridgeNotAllowed, "{ty} on a macvlan on the bridge");
+    }
+    node.settings.allow_masters = None;
+    at.node = node.settings.clone();
+    at.conf = list("1.0.0", json!([{"type": "host-device", "device": "eno1"}]));
+    node.run(|| at.add()).unwrap();
+}
+
 /// The pool gives an address that no route can lead over, and takes it back only the second time.
 #[test]
 fn what_our_own_undo_leaves_is_left_for_del() {
