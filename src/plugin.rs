@@ -197,7 +197,16 @@ fn act(acts_as: Program, call: &Call, around: &Around<'_>) -> Outcome<Option<Val
     match (acts_as, call.verb) {
         (Program::Meta, _) => pod(call, around),
         (Program::One(Kind::Attachment(ty)), Verb::Status) => attach::status(call, ty, dirs, node).map(|()| None),
-        (Program::One(Kind::Attachment(ty)), _) => attachment(ty, call, around),
+        (Program::One(Kind::Attachment(ty)), _) => {
+            let done = attachment(ty, call, around);
+            if let (Verb::Add, Err(_), Some(container), Some(ifname)) =
+                (call.verb, &done, &call.container, &call.ifname)
+            {
+                // It may not have come as far as `attach`, which notes its own.
+                attach::refused(dirs, container, ifname);
+            }
+            done
+        }
         (Program::One(Kind::HostLocal), _) => ipam::host_local(call, dirs),
         (Program::One(Kind::Static), _) => ipam::fixed(call),
         (Program::One(Kind::Dhcp), _) => {

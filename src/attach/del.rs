@@ -52,14 +52,23 @@ async fn trestle(job: &Job<'_>) -> Outcome<()> {
     if known && unreadable.is_empty() {
         return Ok(());
     }
-    by_configuration(job, &links).await?;
+    by_configuration(job, &links, unreadable.is_empty() && was_refused(job)).await?;
     unreadable.iter().try_for_each(|id| job.journal().remove(id))
 }
 
+/// Whether an ADD of this very attachment failed, and nothing of it was left: then links of its names are somebody else's.
+fn was_refused(job: &Job<'_>) -> bool {
+    let refused = job.journal().was_refused(job.container, job.ifname);
+    if refused {
+        tracing::info!("an ADD of it was refused: no link is touched");
+    }
+    refused
+}
+
 /// Nothing of the configuration is checked: what cannot be read was never attached.
-async fn by_configuration(job: &Job<'_>, links: &Netlink) -> Outcome<()> {
+async fn by_configuration(job: &Job<'_>, links: &Netlink, refused: bool) -> Outcome<()> {
     let conf = &job.call.conf;
-    let pod = job.call.netns.as_deref().and_then(|p| Namespace::open(p).ok());
+    let pod = job.call.netns.as_deref().and_then(|p| Namespace::open(p).ok()).filter(|_| !refused);
     if json::get(conf, "bridge").is_none() && json::get(conf, "master").is_none() {
         return match pod {
             Some(pod) => tap_by_name(links, &pod, conf).await,
@@ -70,7 +79,7 @@ async fn by_configuration(job: &Job<'_>, links: &Netlink) -> Outcome<()> {
     ipam::release_lease(job).await?;
     // The host's end has a name that follows from container and interface.
     let name = host_end(&job.asker())?;
-    match links.link(name.as_str()).await?.filter(|l| l.kind == LinkKind::Veth) {
+    match links.link(name.as_str()).await?.filter(|l| l.kind == LinkKind::Veth && !refused) {
         Some(link) => delete(links, link.index).await?,
         None => {
             if let Some(pod) = pod {
@@ -143,7 +152,10 @@ async fn drop_in(job: &Job<'_>, ty: Type) -> Outcome<()> {
     let id = job.id(Role::Wire);
     let (network, wire) = match read(job, &id) {
         Ok(Some(known)) => known,
-        Ok(None) => return as_the_original(job, &conf, pod.as_ref()).await,
+        Ok(None) => {
+            let pod = pod.filter(|_| !was_refused(job));
+            return as_the_original(job, &conf, pod.as_ref()).await;
+        }
         Err(e) if e.code == Code::JournalBroken => {
             tracing::error!(failure = %e, "undone by the configuration instead");
             let name = drop_in_host_end(&job.asker())?;

@@ -206,6 +206,26 @@ impl WireConf {
 
 /// The result has a form in the call's version: one that has none is a failure, and undone as any other.
 pub async fn add(job: &Job<'_>, ty: Type) -> Outcome<AddResult> {
+    let done = attached(job, ty).await;
+    if done.is_err() {
+        refused(job.dirs, job.container, job.ifname);
+    }
+    done
+}
+
+/// Notes that an ADD failed, unless something of the attachment is there. A runtime's DEL follows, and without an entry it
+/// would go by names, of which one may be somebody else's: that may be what the ADD was refused for.
+pub fn refused(dirs: &Dirs, container: &ContainerId, ifname: &IfName) {
+    let journal = Journal(dirs);
+    let id = |role| AttachmentId { container: container.clone(), ifname: ifname.clone(), role };
+    if [Role::Wire, Role::Bind].into_iter().all(|role| journal.read(&id(role)).is_ok_and(|entry| entry.is_none()))
+        && let Err(failure) = journal.mark_refused(container, ifname)
+    {
+        tracing::warn!(%failure, "a DEL will not know that this ADD made nothing");
+    }
+}
+
+async fn attached(job: &Job<'_>, ty: Type) -> Outcome<AddResult> {
     let asked = WireConf::parse(job.call, ty)?;
     if !matches!(&asked, Asked::Wire(conf) if conf.gives_addresses()) {
         // The oldest versions' results are addresses, and nothing else: no use to begin.

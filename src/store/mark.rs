@@ -1,4 +1,5 @@
-//! Marks of deleted containers: an ADD that began before the DEL of its container must not attach anything any more.
+//! Marks of deleted containers: an ADD that began before the DEL of its container must not attach anything any more. And
+//! marks of refused attachments: what bears their names in the pod or on the node is somebody else's.
 //!
 //! Runtimes kill a call that takes too long and go on; what they killed may have a child, or a twin that still waits
 //! for the lock. A mark is a symbolic link whose target is the boot clock: made by one system call, and it needs no
@@ -9,20 +10,23 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use super::file::{full, make_dir, names, unwritable};
+use super::file::{full, make_dir, names, parent, unwritable};
 use super::host::TICK;
 use super::{Journal, file_name};
 use crate::failpoint;
-use crate::types::{ContainerId, Outcome};
+use crate::types::{ContainerId, IfName, Outcome};
 
 const HOUR: u64 = 3_600_000_000_000;
+/// Directories of the two kinds.
+const DELETED: &str = "marks";
+const REFUSED: &str = "refused";
 
 impl Journal<'_> {
     /// Says that this container was deleted now. Where the run directory is full or read-only nothing is said, and DEL
     /// goes on: an ADD cannot write its entry there either.
     pub fn mark_deleted(&self, container: &ContainerId) -> Outcome<()> {
         let now = self.0.now();
-        let dir = self.marks_of(now / HOUR);
+        let dir = self.hour_of(DELETED, now / HOUR);
         let path = dir.join(file_name(container).as_ref());
         match self.place(&dir, &path, now) {
             Err(e) if !full(&e) => Err(unwritable("write", &path, &e)),
@@ -40,43 +44,76 @@ impl Journal<'_> {
         let now = self.0.now();
         let hour = now / HOUR;
         [Some(hour), hour.checked_sub(1)].into_iter().flatten().any(|hour| {
-            let target = fs::read_link(self.marks_of(hour).join(file_name(container).as_ref()));
+            let target = fs::read_link(self.hour_of(DELETED, hour).join(file_name(container).as_ref()));
             let marked: Option<u64> = target.ok().and_then(|t| t.to_str()?.parse().ok());
             // A mark of the future was left by an earlier boot, in a run directory that is not in memory.
             marked.is_some_and(|marked| marked <= now && process_start().saturating_add(TICK) <= marked)
         })
     }
 
-    fn marks_of(&self, hour: u64) -> PathBuf {
-        self.0.run.join("marks").join(hour.to_string())
+    /// Says that an ADD of this attachment failed, and that nothing is left of it.
+    pub fn mark_refused(&self, container: &ContainerId, ifname: &IfName) -> Outcome<()> {
+        let now = self.0.now();
+        let dir = self.hour_of(REFUSED, now / HOUR);
+        let path = dir.join(refused_name(container, ifname));
+        match self.place_first(&dir, &path, now) {
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(unwritable("write", &path, &e)),
+            _ => {
+                failpoint::hit("store: attachment marked as refused");
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether it was, in this hour or the one before. A runtime's DEL comes right after.
+    pub fn was_refused(&self, container: &ContainerId, ifname: &IfName) -> bool {
+        let now = self.0.now();
+        let hour = now / HOUR;
+        [Some(hour), hour.checked_sub(1)].into_iter().flatten().any(|hour| {
+            let target = fs::read_link(self.hour_of(REFUSED, hour).join(refused_name(container, ifname)));
+            target.ok().and_then(|t| t.to_str()?.parse().ok()).is_some_and(|marked: u64| marked <= now)
+        })
+    }
+
+    fn hour_of(&self, kind: &str, hour: u64) -> PathBuf {
+        self.0.run.join(kind).join(hour.to_string())
+    }
+
+    fn place_first(&self, dir: &Path, path: &Path, now: u64) -> io::Result<()> {
+        match symlink(now.to_string(), path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                make_dir(dir)?;
+                prune(parent(dir), now / HOUR);
+                symlink(now.to_string(), path)
+            }
+            placed => placed,
+        }
     }
 
     fn place(&self, dir: &Path, path: &Path, now: u64) -> io::Result<()> {
-        let target = now.to_string();
-        match symlink(&target, path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                make_dir(dir)?;
-                self.prune(now / HOUR);
-                symlink(&target, path)
-            }
+        match self.place_first(dir, path, now) {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {
                 let mut temporary = path.as_os_str().to_owned();
                 temporary.push(format!("~{}.new", std::process::id()));
-                symlink(&target, &temporary)?;
-                fs::rename(&temporary, path)
+                symlink(now.to_string(), &temporary)?;
+                fs::rename(temporary, path)
             }
             other => other,
         }
     }
+}
 
-    /// Once an hour, by whoever makes the hour's directory. What cannot be removed is no reason to fail.
-    fn prune(&self, hour: u64) {
-        let dir = self.0.run.join("marks");
-        for name in names(&dir).unwrap_or_default() {
-            let kept = name.parse::<u64>().is_ok_and(|h| h == hour || h + 1 == hour);
-            if !kept {
-                let _ = fs::remove_dir_all(dir.join(name));
-            }
+/// No id has a `~`.
+fn refused_name(container: &ContainerId, ifname: &IfName) -> String {
+    format!("{}~{ifname}", file_name(container))
+}
+
+/// Once an hour, by whoever makes the hour's directory. What cannot be removed is no reason to fail.
+fn prune(dir: &Path, hour: u64) {
+    for name in names(dir).unwrap_or_default() {
+        let kept = name.parse::<u64>().is_ok_and(|h| h == hour || h + 1 == hour);
+        if !kept {
+            let _ = fs::remove_dir_all(dir.join(name));
         }
     }
 }
@@ -144,6 +181,27 @@ mod tests {
         let c: ContainerId = "c1".parse().unwrap();
         Journal(&at(&tmp, START + 10 * TICK)).mark_deleted(&c).unwrap();
         assert!(!Journal(&at(&tmp, START)).superseded(&c, || 0));
+    }
+
+    #[test]
+    fn a_refused_attachment_is_remembered_for_an_hour_at_least() {
+        let tmp = tempfile::tempdir().unwrap();
+        let ids = ["c1", &"c".repeat(300)].map(|id| id.parse::<ContainerId>().unwrap());
+        let (net1, net2): (IfName, IfName) = ("net1".parse().unwrap(), "net2".parse().unwrap());
+        let now = at(&tmp, START + HOUR - 1);
+        for id in &ids {
+            assert!(!Journal(&now).was_refused(id, &net1));
+            Journal(&now).mark_refused(id, &net1).unwrap();
+            Journal(&now).mark_refused(id, &net1).unwrap();
+            assert!(Journal(&now).was_refused(id, &net1) && !Journal(&now).was_refused(id, &net2));
+        }
+        let later = at(&tmp, START + 2 * HOUR - 1);
+        assert!(Journal(&later).was_refused(&ids[0], &net1) && !Journal(&later).superseded(&ids[0], || 0));
+        let late = at(&tmp, START + 2 * HOUR);
+        assert!(!Journal(&late).was_refused(&ids[0], &net1));
+        Journal(&late).mark_refused(&ids[0], &net2).unwrap();
+        assert_eq!(names(&tmp.path().join("refused")).unwrap(), ["102"]);
+        assert!(!Journal(&at(&tmp, START)).was_refused(&ids[0], &net2), "another boot's");
     }
 
     #[test]

@@ -93,9 +93,29 @@ fn names_that_are_taken() {
     assert_eq!((failure.code, failure.msg.as_str()), (Code::NameTaken, "the pod has an interface net1 already"));
     assert_eq!(at_other.add().unwrap_err().code, Code::NameTaken);
     assert_eq!((node.entries(), node.taken("lan").len()), (0, 0));
+    // Each of them would have been deleted by the DEL that follows.
+    for ty in [Type::Trestle, Type::Bridge] {
+        fails(&at.clone().drop_in(ty), &pod, Code::NameTaken, &["net1"]);
+    }
+    fails(&at.clone().with(json!({"vlan": 5000})), &pod, Code::Config, &["vlan"]);
+    fails(&at.clone().with(json!({"bridge": "br9"})), &pod, Code::BridgeMissing, &[]);
+    node.sh("ip link add eno2 type veth peer name far; ip link set eno2 up; ip link set far up");
+    for ty in [Type::Trestle, Type::Macvlan] {
+        let on = at.clone().drop_in(ty).with(json!({"bridge": null, "master": "eno2"}));
+        fails(&on, &pod, Code::NameTaken, &["net1"]);
+    }
     pod.sh("ip link del net1");
-    node.sh("ip link add trca4978b4555 type bridge");
+    node.sh("ip link add trca4978b4555 type veth peer name trpeer");
     fails(&at, &pod, Code::HostNameTaken, &["trca4978b4555", "delete it"]);
+    // What is attached in the end is deleted: by its entry, and by its names where there is no entry and no mark.
+    node.sh("ip link del trca4978b4555");
+    at.add().unwrap();
+    at.del().unwrap();
+    assert!(pod.links().is_empty());
+    at.add().unwrap();
+    std::fs::remove_dir_all(&node.dirs.run).unwrap();
+    at.del().unwrap();
+    assert!(pod.links().is_empty());
     node.sh("ip link add vethca4978b4 type bridge");
     fails(&at.clone().drop_in(Type::Bridge), &pod, Code::HostNameTaken, &["vethca4978b4"]);
 }

@@ -301,6 +301,10 @@ fn a_bind_step_that_fails_leaves_the_pod_as_it_was() {
     pod.sh(&format!("ip link add {TAP} type veth peer name other"));
     assert_eq!(bind.add().unwrap_err().code, Code::NameTaken);
     assert_eq!(pod.addresses(POD_LINK).len(), 1);
+    pod.sh(&format!("ip link del {TAP}; ip tuntap add {TAP} mode tap"));
+    assert_eq!(bind.add().unwrap_err().code, Code::NameTaken);
+    bind.del().unwrap();
+    assert_eq!(pod.link(TAP).name, TAP, "somebody else's tap stays, though it has the name of ours");
 }
 
 /// Undo meets an ingress qdisc on the machine's link: whose is it?
