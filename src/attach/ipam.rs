@@ -225,14 +225,14 @@ pub async fn release_lease(job: &Job<'_>) -> Outcome<()> {
     dhcp::release(job.dirs, job.container, job.ifname).await
 }
 
-/// Whether addresses could be had.
-pub fn status(call: &Call) -> Outcome<()> {
+/// Whether addresses could be had: each of ours is written down, in store or lease, before it is given away.
+pub fn status(call: &Call, dirs: &Dirs) -> Outcome<()> {
     let Some(section) = json::get(&call.conf, "ipam").and_then(Value::as_object) else { return Ok(()) };
     match type_of(section) {
         "" => Ok(()),
-        "host-local" => HostLocal::parse(&call.conf, &call.args)?.must_be_possible(),
+        "host-local" => HostLocal::parse(&call.conf, &call.args)?.ready(dirs),
         "static" => Ok(()),
-        "dhcp" => Dhcp::parse(&call.conf, &call.args).map(drop),
+        "dhcp" => Dhcp::parse(&call.conf, &call.args).and_then(|_| dirs.must_have_room()),
         plugin => {
             find(plugin, call)?;
             let path = &call.path;

@@ -33,7 +33,8 @@ pub fn host_local(call: &Call, dirs: &Dirs) -> Outcome<Option<Value>> {
                 store.gc(&|who| keep.contains(&(who.container, who.ifname)), SystemTime::now(), dirs)?;
             }
         }
-        Verb::Status | Verb::Version => {}
+        Verb::Status => store.ready(dirs)?,
+        Verb::Version => {}
     }
     Ok(None)
 }

@@ -186,6 +186,22 @@ fn status_tells_what_each_pod_would_meet_and_no_more() {
             assert_eq!(seen.code(), 50);
             assert!(seen.json()["msg"].as_str().unwrap().starts_with("TR0701"));
         });
+        full::on_tmpfs("size=64k", |at| {
+            let status = |program, more| {
+                let run = Run::new(program, "STATUS").var("TRESTLE_STATE_DIR", at.to_str().unwrap());
+                run.on(&with(with(conf("trestle"), json!({"bridge": "x"})), more))
+            };
+            let host_local = json!({"ipam": {"type": "host-local", "subnet": "10.0.0.0/24"}});
+            assert!(status("trestle", host_local.clone()).success);
+            spoil(at);
+            assert!(status("trestle", json!({})).success, "no address, and so nothing to keep");
+            assert_eq!(status("trestle", host_local.clone()).code(), 50);
+            assert_eq!(status("trestle", json!({"ipam": {"type": "dhcp"}})).code(), 50);
+            assert_eq!(
+                (status("bridge", host_local.clone()).code(), status("host-local", host_local).code()),
+                (999, 999)
+            );
+        });
     }
 }
 

@@ -33,6 +33,18 @@ pub fn full(e: &io::Error) -> bool {
     matches!(errno, Some(Errno::ENOSPC | Errno::EROFS | Errno::EDQUOT))
 }
 
+/// Found out by writing: a file system that is full or read-only shows itself in no other way.
+pub fn must_be_writable(dir: &Path) -> Outcome<()> {
+    let probe = dir.join(format!("status.{}", std::process::id()));
+    let written = make_dir(dir).and_then(|()| fs::write(&probe, b"?"));
+    // Also what was made and could not be filled.
+    let _ = fs::remove_file(&probe);
+    written.map_err(|e| {
+        Failure::new(Code::NotReady, format!("nothing can be written in {}: {e}", dir.display()))
+            .remedy("free space there, or mount it writable")
+    })
+}
+
 /// A directory for root alone, with its parents.
 pub fn make_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::types::ContainerId;
+use crate::types::{ContainerId, Outcome};
 
 pub use calls::{Heard, calls_socket, tell_call};
 pub use file::{failed, make_dir, read_file, remove_file, write_whole};
@@ -48,6 +48,16 @@ pub struct Dirs {
 impl Dirs {
     pub fn new(run: impl Into<PathBuf>, state: impl Into<PathBuf>) -> Self {
         Self { run: run.into(), state: state.into(), host: host::Host::default() }
+    }
+
+    /// Of STATUS: whether what outlives a boot can be kept.
+    pub fn must_have_room(&self) -> Outcome<()> {
+        file::must_be_writable(&self.state)
+    }
+
+    /// Whether the journal can be.
+    pub fn must_have_room_to_run(&self) -> Outcome<()> {
+        file::must_be_writable(&self.run)
     }
 
     /// `TRESTLE_RUN_DIR` and `TRESTLE_STATE_DIR`, empty as good as unset.

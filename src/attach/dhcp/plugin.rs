@@ -18,7 +18,7 @@ use crate::types::{Code, ContainerId, Failure, IfName, Outcome};
 pub async fn plugin(call: &Call, dirs: &Dirs, facts: &PodFacts) -> Outcome<Option<Value>> {
     match call.verb {
         Verb::Gc => gc(call, dirs).await?,
-        Verb::Status => drop(Dhcp::parse(&call.conf, &call.args)?),
+        Verb::Status => Dhcp::parse(&call.conf, &call.args).and_then(|_| dirs.must_have_room())?,
         Verb::Version => {}
         Verb::Add | Verb::Check | Verb::Del => {
             let (Some(container), Some(ifname)) = (&call.container, &call.ifname) else {

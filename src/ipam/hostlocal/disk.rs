@@ -104,11 +104,6 @@ impl Disk {
     /// then what is not in the store any more is taken off our list, since others release too, and calls are killed
     /// half way. What cannot be tidied up is tried again by the next call, and is no reason to refuse this one.
     pub fn tidy_and_look(&mut self) -> Outcome<()> {
-        let told = |outcome: Outcome<()>| {
-            if let Err(failure) = outcome {
-                tracing::warn!(code = failure.code.id(), "the address store is not tidied up: {failure}");
-            }
-        };
         told(self.expire().map(drop));
         self.look()?;
         told(self.prune());
@@ -335,7 +330,8 @@ impl Disk {
         Ok(())
     }
 
-    /// Removes all files of an owner, then its entries from our list. Goes on after an error, and reports the last.
+    /// Removes all files of an owner, then its entries from our list. Goes on after an error, and reports the last. An
+    /// entry that cannot be removed is no error: the address is free, and the next call that can takes the entry off.
     pub fn release(&mut self, who: &Who) -> Outcome<()> {
         let owned = self.owned_by(who);
         let released = if owned.exact.is_empty() { owned.bare } else { owned.exact };
@@ -351,7 +347,8 @@ impl Disk {
         let addresses: Vec<_> = released.iter().filter_map(|i| self.files[*i].address).collect();
         let key = list::owner(&content(who));
         let is_released = |i: &Item| i.origin == Origin::ThisBoot && i.owner == key && addresses.contains(&i.address);
-        self.list.remove(is_released)
+        told(self.list.remove(is_released));
+        Ok(())
     }
 
     /// Releases what is on our list of this boot, and that the closure, given owner and time, says is done with.
@@ -383,6 +380,13 @@ impl Disk {
 
     fn last_path(&self, set: usize) -> PathBuf {
         self.dir.join(format!("{LAST}{set}"))
+    }
+}
+
+/// What the next call tries again is no reason to fail.
+fn told(outcome: Outcome<()>) {
+    if let Err(failure) = outcome {
+        tracing::warn!(code = failure.code.id(), "the address store is not tidied up: {failure}");
     }
 }
 

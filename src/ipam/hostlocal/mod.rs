@@ -98,6 +98,12 @@ impl HostLocal {
         self.0.location.must_be_possible()
     }
 
+    /// Whether addresses could be given away: each is written down in the state directory.
+    pub fn ready(&self, dirs: &Dirs) -> Outcome<()> {
+        self.must_be_possible()?;
+        dirs.must_have_room()
+    }
+
     /// One address of each range set, or none at all.
     pub fn add(&self, who: &Who, dirs: &Dirs) -> Outcome<Lease> {
         self.must_be_possible()?;

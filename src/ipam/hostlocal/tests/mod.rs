@@ -295,6 +295,37 @@ fn list_and_store_on_two_file_systems() {
     });
 }
 
+/// The state directory alone: the store is elsewhere.
+#[test]
+fn a_list_that_cannot_be_written_keeps_no_address() {
+    let lab = Lab::new();
+    on_tmpfs("size=64k", |at| {
+        let lab = Lab { dirs: Dirs::new("/nonexistent", at).with_boot("boot-1"), root: lab.root.clone(), _tmp: None };
+        let local = lab.sets(&[V4]);
+        for id in ["c1", "c2"] {
+            add(&local, &lab, id).unwrap();
+        }
+        local.ready(&lab.dirs).unwrap();
+        fill(at);
+        assert_eq!(
+            (local.ready(&lab.dirs).unwrap_err().code, add(&local, &lab, "c3")),
+            (Code::NotReady, Err(Code::IpamStore))
+        );
+        make_read_only(at);
+        assert_eq!(
+            (local.ready(&lab.dirs).unwrap_err().code, add(&local, &lab, "c3")),
+            (Code::NotReady, Err(Code::IpamStore))
+        );
+        local.del(&who("c1", "eth0"), &lab.dirs).unwrap();
+        HostLocal::release(&local.location(), &who("c2", "eth0"), &lab.dirs).unwrap();
+        assert_eq!((lab.addresses(), lab.list().len()), (Vec::new(), 2));
+        nix::mount::mount(None::<&str>, at, None::<&str>, nix::mount::MsFlags::MS_REMOUNT, None::<&str>).unwrap();
+        fs::remove_file(at.join("ballast")).unwrap();
+        local.del(&who("nobody", "eth0"), &lab.dirs).unwrap();
+        assert_eq!(lab.list().len(), 0, "the next call takes them off");
+    });
+}
+
 #[test]
 fn a_full_disk_gives_nothing_away_and_takes_back() {
     on_tmpfs("size=256k", |at| {
