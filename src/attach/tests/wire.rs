@@ -9,6 +9,21 @@ use super::*;
 use crate::net::{LinkKind, MacvlanMode, PortState};
 use crate::types::Code;
 
+/// One byte more, and the kernel refuses the whole message (ERANGE).
+#[test]
+fn an_alias_as_long_as_the_kernel_takes_it() {
+    let node = Node::new();
+    let pod = node.pod("web");
+    let mut at = node.at(&pod);
+    for length in [240, 241, 242, 243, 300] {
+        at.args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={}", "p".repeat(length));
+        at.add().unwrap();
+        let alias = node.link("trca4978b4555").alias.unwrap();
+        assert_eq!(alias.len(), ("default/ lan".len() + length).min(254), "{alias}");
+        at.del().unwrap();
+    }
+}
+
 #[test]
 fn a_plain_pod_on_a_bridge() {
     let node = Node::new();

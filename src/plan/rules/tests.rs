@@ -301,7 +301,7 @@ fn names_aliases_and_macs() {
 
 #[test]
 fn an_alias_is_as_long_as_the_kernel_takes_it() {
-    for (name, length) in [("x".repeat(300), 255), ("é".repeat(200), 254), ("𝄞".repeat(100), 252), ("x".into(), 13)]
+    for (name, length) in [("x".repeat(300), 254), ("é".repeat(200), 254), ("𝄞".repeat(100), 252), ("x".into(), 13)]
     {
         let alias = bridge_wire(&Pod::new(&name, "net1", None), json!({"bridge": "br-lan"})).alias.unwrap();
         assert_eq!(alias.len(), length, "{alias}");
