@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 use crate::cni::{self, IpConfig};
 use crate::failpoint::hit;
 use crate::ipam::Lease;
-use crate::net::{Family, LinkChange, NetResult, Netlink, NewAddress, Route, Settings};
+use crate::net::{Address, Family, LinkChange, NetResult, Netlink, NewAddress, Route, Settings};
 use crate::plan::Form;
 use crate::types::{Code, Failure, IfName, Mtu, Outcome};
 
@@ -50,7 +50,7 @@ pub async fn configure(target: &Target<'_>, form: Form, lease: &Lease, up: bool)
         return Ok(lease.routes.clone());
     }
     if lease.ips.iter().any(|ip| ip.gateway.is_some_and(|g| g.is_ipv6())) {
-        settle(target).await?;
+        settle(target, lease).await?;
     }
     set_routes(target, form, lease).await
 }
@@ -164,25 +164,25 @@ pub fn broadcast(net: IpNetwork) -> Option<Ipv4Addr> {
     }
 }
 
-/// Waits until no IPv6 address is tentative any more: a route over one would be refused.
-async fn settle(target: &Target<'_>) -> Outcome<()> {
+/// Waits until no IPv6 address that was given is tentative any more: a route over one would be refused. The link-local one,
+/// which the kernel makes, takes its time, and nobody is told of it.
+async fn settle(target: &Target<'_>, lease: &Lease) -> Outcome<()> {
     let (start, mut pause) = (Instant::now(), Duration::from_millis(1));
-    loop {
-        let addresses = target.links.addresses(target.index).await?;
-        let v6 = || addresses.iter().filter(|a| a.net.is_ipv6());
-        if let Some(a) = v6().find(|a| a.dadfailed) {
-            return Err(Failure::new(
-                Code::AddressInUse,
-                format!("{}: somebody on the network has the address {} already", target.ifname, a.net.ip()),
-            )
-            .remedy("use another address"));
-        }
-        if !v6().any(|a| a.tentative) || start.elapsed() > SETTLE {
-            return Ok(());
-        }
+    while !settled(target.ifname, &target.links.addresses(target.index).await?, lease)? && start.elapsed() <= SETTLE {
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
     }
+    Ok(())
+}
+
+/// An error where somebody has one of the addresses already.
+fn settled(ifname: &IfName, there: &[Address], lease: &Lease) -> Outcome<bool> {
+    let given = |a: &&Address| a.net.is_ipv6() && lease.ips.iter().any(|ip| ip.address.ip() == a.net.ip());
+    if let Some(a) = there.iter().filter(given).find(|a| a.dadfailed) {
+        let msg = format!("{ifname}: somebody on the network has the address {} already", a.net.ip());
+        return Err(Failure::new(Code::AddressInUse, msg).remedy("use another address"));
+    }
+    Ok(!there.iter().filter(given).any(|a| a.tentative))
 }
 
 async fn set_routes(target: &Target<'_>, form: Form, lease: &Lease) -> Outcome<Vec<cni::Route>> {
@@ -259,4 +259,27 @@ fn shown_route(address: IpNetwork, link: u32) -> Route {
 /// An address with its host bits cleared.
 pub fn network(net: IpNetwork) -> IpNetwork {
     IpNetwork::new(net.network(), net.prefix()).unwrap_or(net)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_given_is_waited_for() {
+        let address = |net: &str, tentative, dadfailed| {
+            let net: IpNetwork = net.parse().unwrap();
+            let link_local = net.to_string().starts_with("fe80");
+            Address { net, broadcast: None, tentative, dadfailed, link_local }
+        };
+        let given = |net: &str| IpConfig { interface: None, address: net.parse().unwrap(), gateway: None };
+        let lease = Lease { ips: vec![given("10.1.2.3/24"), given("2001:db8::3/64")], ..Lease::default() };
+        let ifname: IfName = "net1".parse().unwrap();
+        let slow = [address("fe80::1/64", true, true), address("2001:db8:1::5/64", true, false)];
+        let settled = |one: Address| settled(&ifname, &[slow.as_slice(), &[one]].concat(), &lease);
+        assert_eq!(settled(address("2001:db8::3/64", false, false)), Ok(true));
+        assert_eq!(settled(address("2001:db8::3/64", true, false)), Ok(false));
+        let failure = settled(address("2001:db8::3/64", true, true)).unwrap_err();
+        assert_eq!((failure.code, failure.msg.contains("2001:db8::3")), (Code::AddressInUse, true), "{failure}");
+    }
 }

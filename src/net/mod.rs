@@ -31,7 +31,7 @@ mod tc;
 pub mod testing;
 mod vlan;
 
-pub use addr::NewAddress;
+pub use addr::{Address, NewAddress};
 pub use bpf::{Sender, Sieve};
 pub use change::LinkChange;
 pub use clsact::{CLSACT, Hook};
