@@ -133,7 +133,7 @@ async fn create(work: &mut Work<'_>, plan: &BridgeWire, bridge: &Link) -> Outcom
         peer_ns: &work.sides.pod,
     };
     let host = match links.create_veth(&veth).await {
-        Err(e) if e.is(Errno::EEXIST) => return Err(facts::taken(work.sides, work.job.ifname, &plan.host).await?),
+        Err(e) if e.is(Errno::EEXIST) => return Err(facts::taken(work.job, work.sides, &plan.host).await?),
         created => {
             work.made = true;
             created?

@@ -97,24 +97,27 @@ fn random() -> Outcome<[[u8; 6]; 2]> {
 }
 
 /// Which of the two names is taken: the kernel's EEXIST does not tell which end was meant.
-pub async fn taken(sides: &Sides, ifname: &IfName, host: &IfName) -> Outcome<Failure> {
+pub async fn taken(job: &Job<'_>, sides: &Sides, host: &IfName) -> Outcome<Failure> {
     if sides.host_links.link(host.as_str()).await?.is_some() {
-        let msg = format!("the node has an interface {host} already, which this attachment would have");
+        let msg = format!(
+            "network {}: the node has an interface {host} already, which this attachment would have",
+            job.call.name
+        );
         let look = format!("find out whose it is (ip -d link show {host}); delete it if it is a left-over");
         return Ok(Failure::new(Code::HostNameTaken, msg).remedy(look));
     }
-    Ok(in_the_pod(ifname))
+    Ok(in_the_pod(job))
 }
 
-fn in_the_pod(ifname: &IfName) -> Failure {
-    Failure::new(Code::NameTaken, format!("the pod has an interface {ifname} already"))
+fn in_the_pod(job: &Job<'_>) -> Failure {
+    Failure::new(Code::NameTaken, format!("network {}: the pod has an interface {} already", job.call.name, job.ifname))
         .remedy("ask for another interface name")
 }
 
 /// Before a macvlan is made: an undo that does not know its number yet would take the other one for it.
-pub async fn refuse_taken(sides: &Sides, ifname: &IfName) -> Outcome<()> {
-    match sides.pod_links.link(ifname.as_str()).await? {
+pub async fn refuse_taken(job: &Job<'_>, sides: &Sides) -> Outcome<()> {
+    match sides.pod_links.link(job.ifname.as_str()).await? {
         None => Ok(()),
-        Some(_) => Err(in_the_pod(ifname)),
+        Some(_) => Err(in_the_pod(job)),
     }
 }

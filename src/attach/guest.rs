@@ -67,8 +67,11 @@ pub async fn add(job: &Job<'_>, conf: &BindConf) -> Outcome<AddResult> {
 /// For a tap of that name, and a way to it.
 async fn must_have_room(sides: &Sides, plan: &BindPlan) -> Outcome<()> {
     if sides.pod_links.link(plan.tap.as_str()).await?.is_some() {
-        return Err(Failure::new(Code::NameTaken, format!("the pod has an interface {} already", plan.tap))
-            .remedy("DEL the attachment that made it first"));
+        return Err(Failure::new(
+            Code::NameTaken,
+            format!("network {}: the pod has an interface {} already", plan.network, plan.tap),
+        )
+        .remedy("DEL the attachment that made it first"));
     }
     if sides.pod_links.has_ingress(plan.link).await? {
         return Err(Failure::new(

@@ -105,7 +105,7 @@ pub async fn add(job: &Job<'_>, conf: &WireConf) -> Outcome<AddResult> {
     let ipam = Ipam::prepare(job, conf)?;
     forget_dead(job, &sides).await?;
     if let Plan::Macvlan(_) = &plan {
-        facts::refuse_taken(&sides, job.ifname).await?;
+        facts::refuse_taken(job, &sides).await?;
     }
     let record = intent(job, &sides, &plan, &ipam)?;
     let mut work = Work { job, sides: &sides, ipam, record, id: job.id(Role::Wire), bridge, made: false };

@@ -47,18 +47,19 @@ fn lan_bridge(
     name: &IfName,
     link: &Link,
 ) -> Outcome<BridgeWire> {
+    let on = |what: String| format!("network {}: {what}", asker.network);
     let LinkKind::Bridge { vlan_filtering } = link.kind else {
-        return Err(Failure::new(Code::NotABridge, format!("{name} on {} is not a bridge", facts.node))
+        return Err(Failure::new(Code::NotABridge, on(format!("{name} on {} is not a bridge", facts.node)))
             .remedy(bridges(asker, facts)));
     };
     if !link.up {
-        return Err(Failure::new(Code::BridgeDown, format!("bridge {name} on {} is down", facts.node))
+        return Err(Failure::new(Code::BridgeDown, on(format!("bridge {name} on {} is down", facts.node)))
             .remedy(format!("ip link set {name} up")));
     }
     let bridge_mtu = link_mtu(link)?;
     let vlan = PortVlans { native: conf.vlan, tagged: conf.trunk.clone(), keep_default: conf.preserve_default_vlan };
     if vlan.any() {
-        check_vlans(&vlan, vlan_filtering, name, facts)?;
+        check_vlans(asker, &vlan, vlan_filtering, name, facts)?;
     }
     if conf.macspoofchk && conf.mac.is_none() && what.is_vm() && machine(asker, what).is_none() {
         return Err(guard_without_mac(asker));
@@ -70,7 +71,7 @@ fn lan_bridge(
         host_mac: Some(Mac::high(facts.random[1])),
         host_mtu: Some(bridge_mtu),
         pod_mac: Some(pod_mac(asker, conf.mac, what, facts)),
-        pod_mtu: Some(smaller(conf.mtu, bridge_mtu, "bridge", name)?),
+        pod_mtu: Some(smaller(asker, conf.mtu, bridge_mtu, ("bridge", name))?),
         hairpin: conf.hairpin,
         isolated: conf.port_isolation,
         vlan,
@@ -84,11 +85,18 @@ fn lan_bridge(
     })
 }
 
-fn check_vlans(vlan: &PortVlans, filtering: bool, bridge: &IfName, facts: &NodeFacts) -> Outcome<()> {
+fn check_vlans(
+    asker: &Asker<'_>,
+    vlan: &PortVlans,
+    filtering: bool,
+    bridge: &IfName,
+    facts: &NodeFacts,
+) -> Outcome<()> {
+    let on = |what: String| format!("network {}: {what}", asker.network);
     if !filtering {
         return Err(Failure::new(
             Code::VlanFiltering,
-            format!("bridge {bridge} on {} does not filter VLANs: vlan would be ignored", facts.node),
+            on(format!("bridge {bridge} on {} does not filter VLANs: vlan would be ignored", facts.node)),
         )
         .remedy(format!(
             "ip link set {bridge} type bridge vlan_filtering 1, or take vlan and vlanTrunk out of the network"
@@ -109,7 +117,7 @@ fn check_vlans(vlan: &PortVlans, filtering: bool, bridge: &IfName, facts: &NodeF
             let list = vids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             Err(Failure::new(
                 Code::VlanUplink,
-                format!("no uplink of bridge {bridge} on {} carries VLAN {list}", facts.node),
+                on(format!("no uplink of bridge {bridge} on {} carries VLAN {list}", facts.node)),
             )
             .remedy(vlan_add(&uplink, &vids)))
         }
@@ -137,26 +145,28 @@ fn lan_macvlan(
     ];
     if let Some((key, _)) = only_bridge.iter().find(|(_, set)| *set) {
         let why = fallback.unwrap_or_else(|| "the network names no bridge".into());
-        return Err(Failure::new(Code::NotWithMacvlan, format!("{key} cannot be had with macvlan, and {why}")).remedy(
-            match &conf.bridge {
-                Some(b) => {
-                    format!(
-                        "make bridge {b} on {}, or take {key} out of the network; {}",
-                        facts.node,
-                        bridges(asker, facts)
-                    )
-                }
-                None => format!("set bridge, or take {key} out of the network"),
-            },
-        ));
+        return Err(Failure::new(
+            Code::NotWithMacvlan,
+            format!("network {}: {key} cannot be had with macvlan, and {why}", asker.network),
+        )
+        .remedy(match &conf.bridge {
+            Some(b) => {
+                format!(
+                    "make bridge {b} on {}, or take {key} out of the network; {}",
+                    facts.node,
+                    bridges(asker, facts)
+                )
+            }
+            None => format!("set bridge, or take {key} out of the network"),
+        }));
     }
-    let link = usable_master(name, facts)?;
+    let link = usable_master(asker, name, facts)?;
     Ok(MacvlanWire {
         master: name.clone(),
         master_index: real_master(link),
         in_container: false,
         mode: conf.mode,
-        mtu: Some(smaller(conf.mtu, link_mtu(link)?, "master", name)?),
+        mtu: Some(smaller(asker, conf.mtu, link_mtu(link)?, ("master", name))?),
         mac: Some(conf.mac.unwrap_or_else(|| Mac::local(facts.random[0]))),
         bc_queue_len: None,
         form: Form::Lan { accept_ra: conf.accept_ra },
@@ -164,33 +174,45 @@ fn lan_macvlan(
     })
 }
 
-fn usable_master<'a>(name: &IfName, facts: &'a NodeFacts) -> Outcome<&'a Link> {
+fn usable_master<'a>(asker: &Asker<'_>, name: &IfName, facts: &'a NodeFacts) -> Outcome<&'a Link> {
+    let on = |what: String| format!("network {}: {what}", asker.network);
     let Some(link) = &facts.master else {
         let links: Vec<&str> = facts.links.iter().map(|l| l.name.as_str()).filter(|n| *n != "lo").collect();
         let failure = Failure::new(
             Code::MasterMissing,
-            format!("no interface {name} on {}; there are: {}", facts.node, list(&links)),
+            on(format!("no interface {name} on {}; there are: {}", facts.node, list(&links))),
         );
         return Err(match nearest(name.as_str(), links.iter().copied()) {
             Some(n) => failure.remedy(format!("did you mean {n}?")),
             None => failure.remedy("correct master"),
         });
     };
+    no_loopback(asker, link, facts)?;
     if let Some(bridge) = &facts.master_of {
         return Err(Failure::new(
             Code::MasterBusy,
-            format!(
+            on(format!(
                 "{name} on {} is a port of bridge {bridge}: the kernel allows no macvlan on it (EBUSY)",
                 facts.node
-            ),
+            )),
         )
         .remedy(format!("set bridge to {bridge}")));
     }
     if !link.up {
-        return Err(Failure::new(Code::MasterDown, format!("master {name} on {} is down", facts.node))
+        return Err(Failure::new(Code::MasterDown, on(format!("master {name} on {} is down", facts.node)))
             .remedy(format!("ip link set {name} up")));
     }
     Ok(link)
+}
+
+/// It is the one link whose address is all zeros.
+fn no_loopback(asker: &Asker<'_>, link: &Link, facts: &NodeFacts) -> Outcome<()> {
+    if link.mac.is_none_or(|mac| mac.bytes() != [0; 6]) {
+        return Ok(());
+    }
+    let (network, name) = (asker.network, &link.name);
+    let msg = format!("network {network}: master {name} on {} is the loopback, which carries no macvlan", facts.node);
+    Err(Failure::new(Code::Config, msg).remedy("set master to an interface that leads somewhere"))
 }
 
 /// On a macvlan the kernel makes none but a sibling: on the link below it.
@@ -213,8 +235,11 @@ pub fn bridge(asker: &Asker<'_>, conf: &BridgeConf, facts: &NodeFacts) -> Outcom
         may_have_bridge(asker, conf.bridge.as_str(), facts.bridge.as_ref(), &facts.allow.bridges)?;
     }
     if facts.bridge.as_ref().is_some_and(|l| !matches!(l.kind, LinkKind::Bridge { .. })) {
-        return Err(Failure::new(Code::NotABridge, format!("{} on {} is not a bridge", conf.bridge, facts.node))
-            .remedy("name a bridge"));
+        return Err(Failure::new(
+            Code::NotABridge,
+            format!("network {}: {} on {} is not a bridge", asker.network, conf.bridge, facts.node),
+        )
+        .remedy("name a bridge"));
     }
     // A trunk alone keeps VLAN 1 as the native one, as configurations older than `vlan` beside it expect.
     let native = conf.vlan.or_else(|| conf.trunk.first().map(|_| VlanId::ONE));
@@ -257,15 +282,22 @@ pub fn macvlan(asker: &Asker<'_>, conf: &MacvlanConf, facts: &NodeFacts) -> Outc
     }
     let Some(link) = &facts.master else {
         return Err(match &conf.master {
-            Some(m) => Failure::new(Code::MasterMissing, format!("no interface {m} on {}", facts.node))
-                .remedy("correct master"),
-            None => Failure::new(Code::MasterMissing, "no master, and no default route to take its link")
-                .remedy("set master"),
+            Some(m) => Failure::new(
+                Code::MasterMissing,
+                format!("network {}: no interface {m} on {}", asker.network, facts.node),
+            )
+            .remedy("correct master"),
+            None => Failure::new(
+                Code::MasterMissing,
+                format!("network {}: no master, and no default route to take its link", asker.network),
+            )
+            .remedy("set master"),
         });
     };
+    no_loopback(asker, link, facts)?;
     let name: IfName = link.name.parse().map_err(|e| super::conf::config("master", e))?;
     if conf.mtu.is_some_and(|m| m.get() > link.mtu) {
-        smaller(conf.mtu, link_mtu(link)?, "master", &name)?;
+        smaller(asker, conf.mtu, link_mtu(link)?, ("master", &name))?;
     }
     Ok(Plan::Macvlan(MacvlanWire {
         master_index: real_master(link),
@@ -394,12 +426,13 @@ fn link_mtu(link: &Link) -> Outcome<Mtu> {
         .map_err(|e| Failure::new(Code::MtuTooLarge, format!("{}: {e}", link.name)))
 }
 
-fn smaller(asked: Option<Mtu>, own: Mtu, what: &str, name: &IfName) -> Outcome<Mtu> {
+fn smaller(asker: &Asker<'_>, asked: Option<Mtu>, own: Mtu, (what, name): (&str, &IfName)) -> Outcome<Mtu> {
     match asked {
-        Some(m) if m > own => {
-            Err(Failure::new(Code::MtuTooLarge, format!("mtu: {m} is larger than {own} of {what} {name}"))
-                .remedy(format!("lower mtu, or raise that of {name} first")))
-        }
+        Some(m) if m > own => Err(Failure::new(
+            Code::MtuTooLarge,
+            format!("network {}: mtu: {m} is larger than {own} of {what} {name}", asker.network),
+        )
+        .remedy(format!("lower mtu, or raise that of {name} first"))),
         Some(m) => Ok(m),
         None => Ok(own),
     }

@@ -40,10 +40,20 @@ fn a_bridge_that_cannot_serve() {
     let there = format!("no bridge br-lna on {host}; bridges there: br0, br-lan, br-dmz");
     fails(&on("br-lna"), &pod, Code::BridgeMissing, &[&there, "did you mean br-lan?"]);
     fails(&on("br-lna").of_vm(), &pod, Code::BridgeMissing, &["bridges there: br0"]);
-    fails(&on("br-lan"), &pod, Code::BridgeDown, &["bridge br-lan on", "is down", "ip link set br-lan up"]);
+    fails(
+        &on("br-lan"),
+        &pod,
+        Code::BridgeDown,
+        &["network lan: bridge br-lan on", "is down", "ip link set br-lan up"],
+    );
     fails(&on("eno1"), &pod, Code::NotABridge, &["eno1", "br0, br-lan, br-dmz"]);
-    fails(&at.clone().with(json!({"mtu": 1501})), &pod, Code::MtuTooLarge, &["1501", "1500", "br0"]);
-    fails(&at.clone().with(json!({"vlan": 5})), &pod, Code::VlanFiltering, &["br0", "vlan_filtering 1"]);
+    fails(&at.clone().with(json!({"mtu": 1501})), &pod, Code::MtuTooLarge, &["network lan: ", "1501", "1500", "br0"]);
+    fails(
+        &at.clone().with(json!({"vlan": 5})),
+        &pod,
+        Code::VlanFiltering,
+        &["network lan: ", "br0", "vlan_filtering 1"],
+    );
 }
 
 #[test]
@@ -56,7 +66,7 @@ fn a_master_that_cannot_serve() {
         &on(json!({"master": "eno1"})),
         &pod,
         Code::MasterBusy,
-        &["port of bridge br0", "EBUSY", "set bridge to br0"],
+        &["network lan: ", "port of bridge br0", "EBUSY", "set bridge to br0"],
     );
     node.sh("ip link set eno1 nomaster down");
     fails(&on(json!({"master": "eno1"})), &pod, Code::MasterDown, &["ip link set eno1 up"]);
@@ -64,8 +74,13 @@ fn a_master_that_cannot_serve() {
     fails(&on(json!({"master": "eno1", "mtu": 1500})), &pod, Code::MtuTooLarge, &["1400", "eno1"]);
     let fallback = json!({"bridge": "br9", "master": "eno1", "macspoofchk": true});
     fails(&on(fallback), &pod, Code::NotWithMacvlan, &["macspoofchk", "no bridge br9", "br0"]);
+    let lo = on(json!({"master": "lo"}));
+    for ty in [Type::Trestle, Type::Macvlan] {
+        fails(&lo.clone().drop_in(ty), &pod, Code::Config, &["network lan: master lo", "is the loopback"]);
+    }
     // What the plan cannot know, the kernel says.
-    let failure = fails(&on(json!({"master": "lo"})), &pod, Code::Kernel, &["create macvlan", "net1"]);
+    node.sh("ip tuntap add tun0 mode tun; ip link set tun0 up");
+    let failure = fails(&on(json!({"master": "tun0"})), &pod, Code::Kernel, &["create macvlan", "net1"]);
     assert!(failure.msg.contains("EINVAL"), "{failure}");
 }
 
@@ -90,7 +105,10 @@ fn names_that_are_taken() {
     pod.sh("ip link add net1 type veth peer name other");
     let at_other = At { ifname: "other", ..at.clone() };
     let failure = at.add().unwrap_err();
-    assert_eq!((failure.code, failure.msg.as_str()), (Code::NameTaken, "the pod has an interface net1 already"));
+    assert_eq!(
+        (failure.code, failure.msg.as_str()),
+        (Code::NameTaken, "network lan: the pod has an interface net1 already")
+    );
     assert_eq!(at_other.add().unwrap_err().code, Code::NameTaken);
     assert_eq!((node.entries(), node.taken("lan").len()), (0, 0));
     // Each of them would have been deleted by the DEL that follows.

@@ -176,7 +176,7 @@ impl Call<'_> {
         for (i, set) in sets.iter().enumerate() {
             let ip = match self.wanted.iter().position(|ip| set.range_of(*ip).is_some()) {
                 Some(position) => self.requested(i, set, self.wanted[position])?,
-                None => self.next_free(i, set, &had)?,
+                None => self.next_free(i, set, &had).map_err(|full| self.not_in_range(sets, full))?,
             };
             self.wanted.retain(|wanted| *wanted != ip.address.ip());
             self.given.push(ip);
@@ -187,6 +187,16 @@ impl Call<'_> {
         let left: Vec<String> = self.wanted.iter().map(ToString::to_string).collect();
         Err(Failure::new(Code::IpamTaken, format!("no range set has room for the requested {}", left.join(", ")))
             .remedy("ask for one address of each range set at most, and within its ranges"))
+    }
+
+    /// What the pod can do something about comes before a range that is full.
+    fn not_in_range(&self, sets: &[RangeSet], full: Failure) -> Failure {
+        let nowhere = self.wanted.iter().find(|ip| sets.iter().all(|set| set.range_of(**ip).is_none()));
+        match nowhere.filter(|_| full.code == Code::IpamExhausted) {
+            Some(ip) => Failure::new(Code::IpamTaken, format!("the requested address {ip} is in no range set"))
+                .remedy("ask for an address within a range"),
+            None => full,
+        }
     }
 
     /// An owner may ask for an address although it has another one.

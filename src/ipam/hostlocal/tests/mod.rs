@@ -164,6 +164,17 @@ fn requested_addresses() {
 }
 
 #[test]
+fn an_address_out_of_range_is_told_though_the_range_is_full() {
+    let lab = Lab::new();
+    let small = "10.1.2.0/30";
+    add(&lab.sets(&[small]), &lab, "c1").unwrap();
+    assert_eq!(add(&lab.sets(&[small]), &lab, "c2"), Err(Code::IpamExhausted));
+    let failure = lab.asking(&[small], &["10.9.9.9"]).add(&who("c2", "eth0"), &lab.dirs).unwrap_err();
+    assert_eq!((failure.code, failure.msg.contains("10.9.9.9")), (Code::IpamTaken, true), "{failure}");
+    assert_eq!(lab.addresses(), ["10.1.2.2"]);
+}
+
+#[test]
 fn a_failing_set_gives_back_what_the_call_had() {
     let lab = Lab::new();
     let local = lab.sets(&[V4, "172.16.0.0/30"]);

@@ -164,7 +164,10 @@ impl Model {
                 let begin = last.and_then(|last: IpAddr| all.iter().position(|(a, _)| *a == last)).map_or(0, |p| p + 1);
                 let round = all[begin..].iter().chain(&all[..begin]);
                 let mut candidates = round.filter(|(_, gateway)| !gateway).map(|(ip, _)| *ip);
-                candidates.find(free).ok_or(Code::IpamExhausted)?
+                let in_any =
+                    |ip: &IpAddr| ranges.iter().flat_map(|s| s.iter()).flat_map(addresses).any(|(a, _)| a == *ip);
+                let full = if wanted.iter().all(in_any) { Code::IpamExhausted } else { Code::IpamTaken };
+                candidates.find(free).ok_or(full)?
             };
             let name = address.to_string();
             self.files.insert(name.clone(), format!("{container}\r\n{ifname}"));
