@@ -157,7 +157,7 @@ fn a_version_that_cannot_tell_what_would_be_made() {
         wire.add().unwrap();
         let before = everything(&node, &pod);
         assert_eq!(bind.add().unwrap_err().code, Code::Version);
-        assert_eq!((everything(&node, &pod), pod.addresses(&wire.ifname).len()), (before, 1));
+        assert_eq!((everything(&node, &pod), pod.addresses(wire.ifname).len()), (before, 1));
         wire.del().unwrap();
     }
     let two = json!({"type": "static", "addresses": [{"address": "10.1.2.3/24"}, {"address": "10.1.2.4/24"}]});
