@@ -60,7 +60,7 @@ async fn trestle(job: &Job<'_>) -> Outcome<()> {
 fn was_refused(job: &Job<'_>) -> bool {
     let refused = job.journal().was_refused(job.container, job.ifname);
     if refused {
-        tracing::info!("an ADD of it was refused: no link is touched");
+        tracing::debug!("an ADD of it was refused: no link is touched");
     }
     refused
 }

@@ -238,8 +238,11 @@ fn status_and_gc_of_ours() {
     node.run(|| at.gc(&[("c1", "eth0")])).unwrap();
     assert_eq!(bin.log(), "STATUS.tuning ADD.tuning GC.tuning GC.tuning");
     nothing_is_left(&node, &pod);
-    at.conf = list("1.1.0", json!([{"type": "trestle", "bridg": "br0"}]));
-    assert_eq!(node.run(|| at.status()).unwrap_err().code, Code::UnknownKey);
+    for version in ["1.1.0", "1.0.0", ""] {
+        at.conf = list(version, json!([{"type": "tuning"}, {"type": "trestle", "bridg": "br0"}]));
+        assert_eq!(node.run(|| at.status()).unwrap_err().code, Code::UnknownKey, "{version}");
+        assert_eq!(bin.log(), if version == "1.1.0" { "STATUS.tuning" } else { "" });
+    }
     at.conf = list("1.2.3", json!([{"type": "bridge"}]));
     assert_eq!(node.run(|| at.status()).unwrap_err().code, Code::Version);
     node.run(|| at.del(None)).expect("what was refused leaves nothing to be undone");
