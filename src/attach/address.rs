@@ -164,8 +164,8 @@ pub fn broadcast(net: IpNetwork) -> Option<Ipv4Addr> {
     }
 }
 
-/// Waits until no IPv6 address that was given is tentative any more: a route over one would be refused. The link-local one,
-/// which the kernel makes, takes its time, and nobody is told of it.
+/// Waits until no IPv6 address that was given is tentative any more: a route over one would be refused. The link-local
+/// one, which the kernel makes, takes its time, and nobody is told of it.
 async fn settle(target: &Target<'_>, lease: &Lease) -> Outcome<()> {
     let (start, mut pause) = (Instant::now(), Duration::from_millis(1));
     while !settled(target.ifname, &target.links.addresses(target.index).await?, lease)? && start.elapsed() <= SETTLE {

@@ -56,7 +56,8 @@ async fn trestle(job: &Job<'_>) -> Outcome<()> {
     unreadable.iter().try_for_each(|id| job.journal().remove(id))
 }
 
-/// Whether an ADD of this very attachment failed, and nothing of it was left: then links of its names are somebody else's.
+/// Whether an ADD of this very attachment failed, and nothing of it was left: then links of its names are somebody
+/// else's.
 fn was_refused(job: &Job<'_>) -> bool {
     let refused = job.journal().was_refused(job.container, job.ifname);
     if refused {

@@ -213,8 +213,8 @@ pub async fn add(job: &Job<'_>, ty: Type) -> Outcome<AddResult> {
     done
 }
 
-/// Notes that an ADD failed, unless something of the attachment is there. A runtime's DEL follows, and without an entry it
-/// would go by names, of which one may be somebody else's: that may be what the ADD was refused for.
+/// Notes that an ADD failed, unless something of the attachment is there. A runtime's DEL follows, and without an entry
+/// it would go by names, of which one may be somebody else's: that may be what the ADD was refused for.
 pub fn refused(dirs: &Dirs, container: &ContainerId, ifname: &IfName) {
     let journal = Journal(dirs);
     let id = |role| AttachmentId { container: container.clone(), ifname: ifname.clone(), role };

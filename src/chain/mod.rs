@@ -129,8 +129,8 @@ pub async fn add(network: &Network<'_>, place: &Place<'_>) -> Result<Done, Faile
     last.ok_or_else(|| Failure::new(Code::Config, "plugins: the list is empty").into())
 }
 
-/// What can be refused before the first plugin is run. What a later one takes from the result before it is looked at again
-/// when it is there.
+/// What can be refused before the first plugin is run. What a later one takes from the result before it is looked at
+/// again when it is there.
 async fn refuse(network: &Network<'_>, place: &Place<'_>, parts: &Parts<'_>) -> Outcome<()> {
     for (i, plugin) in parts.plugins.iter().enumerate() {
         if let By::Foreign(name) = by(plugin)? {

@@ -29,8 +29,8 @@ pub use uplink::Port;
 use crate::net::{Link, MacvlanMode};
 use crate::types::{ContainerId, IfName, Mac, Mtu, PodRef, VlanId};
 
-/// `IFALIASZ` of Linux `if.h` is 256, and net/core/rtnetlink.c takes one byte less of it, as bytes, not as text: the NUL byte
-/// with which our messages end a text counts. A longer one is ERANGE.
+/// `IFALIASZ` of Linux `if.h` is 256, and the policy in net/core/rtnetlink.c takes one byte less of it, as bytes, not as
+/// text: the NUL byte with which our messages end a text counts. A longer one is ERANGE.
 const ALIAS_MAX: usize = 254;
 
 /// What an attachment will be. Made by the functions of this module alone.

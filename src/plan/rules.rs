@@ -477,8 +477,8 @@ pub(super) fn may_have_bridge(asker: &Asker<'_>, name: &str, link: Option<&Link>
     may_have(asker, name, link, list, (Code::BridgeNotAllowed, "bridge", "allowBridges"))
 }
 
-/// A bridge remains one when it is called a master: what is put upon it reaches all of its ports. So does what is put upon
-/// a macvlan on a bridge, which is `lower` then.
+/// A bridge remains one when it is called a master: what is put upon it reaches all of its ports. So does what is put
+/// upon a macvlan on a bridge, which is `lower` then.
 pub(super) fn may_have_master(
     asker: &Asker<'_>,
     name: &str,
