@@ -54,7 +54,7 @@ given() {
     claim "nothing left" nothing_left
     claim "the agent ends" agent_dies
     # Else it would be asked for the next machine.
-    rm -f /run/trestle/agent.sock
+    rm -f /run/trestle/agent.sock /var/lib/trestle/agent
     ip netns del pod
     rm -rf "$WORK/home"
     ipam=

@@ -19,7 +19,7 @@ use super::facts::Facts;
 use super::metrics::Family;
 use super::tell;
 use crate::protocol::{self, Ask, LONGEST_REQUEST, Say, Trouble};
-use crate::store::make_dir;
+use crate::store::{make_dir, write_whole};
 use crate::types::{Code, Failure, Outcome};
 
 /// A plugin that asks nothing for so long has forgotten to go.
@@ -59,10 +59,16 @@ pub async fn run(ctx: Context) -> Outcome<()> {
 }
 
 /// Under another name first, so that there is no instant without a socket, nor one that others may open. The name stays
-/// when the agent goes: nobody listens then.
+/// when the agent goes: nobody listens then. The mark stays over a boot.
 fn bind(ctx: &Context) -> io::Result<UnixListener> {
-    let path = protocol::socket(&ctx.dirs);
+    let (path, mark) = (protocol::socket(&ctx.dirs), protocol::mark(&ctx.dirs));
     make_dir(&ctx.dirs.run)?;
+    // Without it the socket does until the next boot.
+    if !mark.exists()
+        && let Err(e) = write_whole(&mark, b"")
+    {
+        tracing::warn!(path = %mark.display(), error = %e, "the agent's mark cannot be made");
+    }
     let temporary = ctx.dirs.run.join(format!("agent.sock.{}.new", std::process::id()));
     let _ = std::fs::remove_file(&temporary);
     let listener = UnixListener::bind(&temporary)?;

@@ -160,6 +160,7 @@ fn an_agent_begun_without_the_api_server_serves_the_copies() {
     cluster.fail(Some(503));
     with_agent(&ctx, async {
         eventually("the socket is there", || crate::protocol::socket(&ctx.dirs).exists()).await;
+        assert!(crate::protocol::mark(&ctx.dirs).exists(), "after a boot the node has an agent still");
         let (_, nads, stale) = ask(&ctx, ARGS, &["lan", "other"]).await;
         assert_eq!(nads[0], Ok(nad("lan", "7")));
         assert!(stale.len() == 1 && stale[0].contains("network prod/lan"), "{stale:?}");

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{Finding, count};
-use crate::protocol::Untold;
+use crate::protocol::{self, Untold};
 use crate::resolve::{Agent, Copies};
 use crate::store::{Dirs, Pending};
 use crate::types::Outcome;
@@ -14,9 +14,12 @@ pub async fn examine(dirs: &Dirs) -> Vec<Finding> {
     let answers = agent.answers().await;
     let first = match (agent.is_expected(), answers) {
         (_, true) => Finding::ok("agent", format!("answers, in {:.1} ms", begin.elapsed().as_secs_f64() * 1e3)),
-        (true, false) => Finding::trouble("agent", "has a socket here, and does not answer")
-            .remedy("its pod's log: kubectl -n trestle-system logs -l app.kubernetes.io/name=trestle-agent"),
-        (false, false) => Finding::note("agent", "none has run since the node was started: the plugin asks elsewhere"),
+        (true, false) => Finding::trouble("agent", "this node has one, and it does not answer").remedy(format!(
+            "its pod's log: kubectl -n trestle-system logs -l app.kubernetes.io/name=trestle-agent; if there is to be none: rm -f {} {}",
+            protocol::socket(dirs).display(),
+            protocol::mark(dirs).display()
+        )),
+        (false, false) => Finding::note("agent", "this node has none: the plugin asks elsewhere"),
     };
     let copies = Copies::new(dirs);
     let kept = copies.names().len();

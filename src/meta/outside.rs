@@ -44,11 +44,12 @@ impl<'a> World<'a> {
         Self { call, dirs, api, sources, places: Places::default(), nads: RefCell::default() }
     }
 
-    /// Where nobody is configured whom to ask, inline delegates are all there is, as with Multus. Otherwise a pod whose
-    /// wishes are not known must not start.
+    /// Where nobody is configured whom to ask, inline delegates are all there is, as with Multus. Otherwise, and on a
+    /// node that has an agent, a pod whose wishes are not known must not start.
     pub async fn pod(&self, conf: &MetaConf) -> Outcome<Pod> {
+        let nobody = || matches!(conf.cluster, Cluster::Inline(_)) && !self.sources.agent().is_expected();
         let pod = match self.sources.pod(&wish(conf)).await {
-            Err(e) if e.code == Code::NoSource && matches!(conf.cluster, Cluster::Inline(_)) => {
+            Err(e) if e.code == Code::NoSource && nobody() => {
                 tracing::warn!("nobody tells what the pod asks for: only the delegates are attached");
                 Ok(Pod { facts: pod_facts(self.call)?, ..Pod::default() })
             }
@@ -396,6 +397,34 @@ mod tests {
         let said: Vec<Ask> = (0..2).map(|_| asks.recv_timeout(Duration::from_secs(5)).unwrap()).collect();
         assert!(matches!(&said[0], Ask::Pod(_)) && said[1] == Ask::Untold {}, "{said:?}");
         assert!(fake.seen().is_empty(), "{:?}", fake.lines());
+    }
+
+    #[test]
+    fn a_node_that_has_an_agent_wires_no_pod_by_halves() {
+        let call = call(&json!({"name": "m", "delegates": [{"name": "d0", "type": "bridge"}]}), ARGS);
+        let conf = super::super::config::read(&call).unwrap();
+        let pod = |prepare: &dyn Fn(&Dirs)| {
+            let tmp = tempfile::tempdir().unwrap();
+            let dirs = dirs(&tmp);
+            prepare(&dirs);
+            block_on(World::new(&call, &dirs, None).pod(&conf))
+        };
+        let alone = pod(&|_| ()).unwrap();
+        assert!(alone.known.is_none() && alone.facts.annotations.is_none(), "as Multus without a kubeconfig");
+        let gone = |dirs: &Dirs| crate::resolve::testing::agent(dirs, None);
+        let silent = |dirs: &Dirs| drop(agent(dirs, Some("")));
+        let garbage = |dirs: &Dirs| drop(agent(dirs, Some("garbage\n")));
+        let since_the_boot = |dirs: &Dirs| {
+            std::fs::create_dir_all(&dirs.state).unwrap();
+            std::fs::write(protocol::mark(dirs), "").unwrap();
+        };
+        let ways: [(&str, &dyn Fn(&Dirs)); 4] =
+            [("gone", &gone), ("silent", &silent), ("garbage", &garbage), ("not begun", &since_the_boot)];
+        for (which, prepare) in ways {
+            let failure = pod(prepare).expect_err(which);
+            assert_eq!((failure.code, failure.code.cni()), (Code::NoSource, 11), "{which}: {failure}");
+            assert!(failure.msg.contains("prod/web") && failure.msg.contains("the agent of this node"), "{failure}");
+        }
     }
 
     #[test]

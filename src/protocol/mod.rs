@@ -29,6 +29,11 @@ pub fn socket(dirs: &Dirs) -> PathBuf {
     dirs.run.join("agent.sock")
 }
 
+/// A file that each agent leaves: this node is to have one, also after a boot, when nobody has made the socket yet.
+pub fn mark(dirs: &Dirs) -> PathBuf {
+    dirs.state.join("agent")
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Ask {

@@ -23,6 +23,7 @@ const LONGEST: Duration = Duration::from_secs(10);
 
 pub struct Agent {
     path: PathBuf,
+    mark: PathBuf,
     /// Taken out while it is in use.
     stream: RefCell<Option<BufReader<UnixStream>>>,
     away: Cell<bool>,
@@ -31,12 +32,21 @@ pub struct Agent {
 impl Agent {
     /// The agent that listens at the socket of this run directory. Nothing is sent yet.
     pub fn new(dirs: &Dirs) -> Self {
-        Self { path: protocol::socket(dirs), stream: RefCell::default(), away: Cell::new(false) }
+        let (path, mark) = (protocol::socket(dirs), protocol::mark(dirs));
+        Self { path, mark, stream: RefCell::default(), away: Cell::new(false) }
     }
 
-    /// One was here since the node was started; it may be away for a moment.
+    /// The node has one; it may be away for a moment, or not begun yet since the boot.
     pub fn is_expected(&self) -> bool {
-        self.path.exists()
+        self.path.exists() || self.mark.exists()
+    }
+
+    /// What to do where it does not answer.
+    pub fn remedy(&self) -> String {
+        let (socket, mark) = (self.path.display(), self.mark.display());
+        format!(
+            "the runtime tries again; look after the agent. On a node that is to have none, remove {socket} and {mark}"
+        )
     }
 
     /// It has answered in this call, and not failed since.

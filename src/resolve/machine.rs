@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
-use super::agent::is_certain;
+use super::agent::{Agent, is_certain};
 use super::sources::{Pod, Sources, Wish};
 use crate::api::Api;
 use crate::cni::Call;
@@ -33,7 +33,7 @@ impl Sources<'_> {
             (Some(failure), _) if is_certain(failure.code) => Err(failure),
             (_, Some(api)) => self.by_api(api, about, pod.object.as_ref()).await,
             (Some(failure), None) => Err(failure),
-            (None, None) if self.agent().is_expected() => Err(silent(about)),
+            (None, None) if self.agent().is_expected() => Err(silent(about, self.agent())),
             (None, None) => Ok(None),
         }
     }
@@ -77,7 +77,7 @@ pub async fn attachment_facts(call: &Call, dirs: &Dirs, facts: PodFacts, strict:
         Ok::<_, Failure>(pod.facts)
     };
     match asked.await {
-        Err(failure) if failure.code == Code::NoSource && strict => Err(silent(&about)),
+        Err(failure) if failure.code == Code::NoSource && strict => Err(silent(&about, sources.agent())),
         Err(failure) if failure.code == Code::NoSource => {
             tracing::warn!("the agent does not answer: what the machine asks for by annotations is not known");
             Ok(facts)
@@ -86,11 +86,9 @@ pub async fn attachment_facts(call: &Call, dirs: &Dirs, facts: PodFacts, strict:
     }
 }
 
-fn silent(pod: &PodRef) -> Failure {
+fn silent(pod: &PodRef, agent: &Agent) -> Failure {
     let msg = format!("pod {pod} runs a virtual machine, and the agent does not tell what that asks for");
-    Failure::new(Code::NoSource, msg).remedy(
-        "the runtime tries again; look after the agent. On a node that is to have none, remove agent.sock from the run directory",
-    )
+    Failure::new(Code::NoSource, msg).remedy(agent.remedy())
 }
 
 #[cfg(test)]

@@ -79,12 +79,7 @@ impl<'a> Sources<'a> {
             let uid = pod.uid.clone().filter(|_| !is_static(annotations));
             return Ok(Pod { known: Some(PodRef { uid, ..pod }), facts, object: None });
         }
-        let Some(api) = self.api else {
-            let msg = format!("pod {pod}: no annotations from the runtime, no agent, no API server");
-            return Err(Failure::new(Code::NoSource, msg).remedy(
-                "let the runtime hand pod annotations over (capability io.kubernetes.cri.pod-annotations), or name a kubeconfig",
-            ));
-        };
+        let Some(api) = self.api else { return Err(self.nobody_tells(&pod)) };
         let object = api.get_pod(&pod.namespace, &pod.name).await?;
         let object = object.ok_or_else(|| {
             Failure::new(Code::PodMissing, format!("pod {pod} is not there")).remedy("nothing: the pod was deleted")
@@ -144,6 +139,19 @@ impl<'a> Sources<'a> {
     /// Whom the agent named as the pod's owner; `None`: it has told of no pod.
     pub(super) fn machine(&self) -> Option<Option<Vmi>> {
         self.machine.borrow().clone()
+    }
+
+    fn nobody_tells(&self, pod: &PodRef) -> Failure {
+        if self.agent.is_expected() {
+            let msg = format!(
+                "pod {pod}: the agent of this node does not tell what it asks for; no annotations from the runtime, no API server"
+            );
+            return Failure::new(Code::NoSource, msg).remedy(self.agent.remedy());
+        }
+        let msg = format!("pod {pod}: no annotations from the runtime, no agent, no API server");
+        Failure::new(Code::NoSource, msg).remedy(
+            "let the runtime hand pod annotations over (capability io.kubernetes.cri.pod-annotations), or name a kubeconfig",
+        )
     }
 
     /// Inside: why it does not know; no reason where it is not there.

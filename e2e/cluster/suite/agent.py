@@ -56,7 +56,7 @@ def remove():
     until(60, "the agents are gone", lambda: not pods())
     for node in find():
         # Where it is, an agent is expected: below Multus no machine starts without its word.
-        node.run("rm", "-f", "/run/trestle/agent.sock")
+        node.run("rm", "-f", "/run/trestle/agent.sock", "/var/lib/trestle/agent")
 
 
 def pods():
