@@ -63,6 +63,8 @@ pub fn settle(
         settled.push(attached(facts, (container, ifname), runtime, network)?);
     }
     names_differ(&settled)?;
+    // A bind step needs the wire of its network, wherever the pod's annotation has it. Names are given by now.
+    settled.sort_by_key(|one| one.bind && !one.master);
     tracing::debug!(networks = settled.len(), verb = %call.verb, "settled");
     Ok(settled)
 }

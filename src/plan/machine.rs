@@ -14,6 +14,7 @@ use super::{PodFacts, network_hash};
 use crate::annotation::{self, Selection};
 use crate::cni::{parse_address, parse_prefix};
 use crate::types::{Code, Failure, IfName, Outcome, nearest};
+use crate::vmi::Nics;
 
 const ADDRESSES: &str = "network.kubevirt.io/addresses";
 const QUEUES: &str = "trestle.network/queues";
@@ -31,6 +32,13 @@ impl PodFacts {
             )),
             None => Ok(self.nics.as_ref().and_then(|nics| nics.queues.get(network)).copied()),
         }
+    }
+
+    /// Whether the machine's network can be the pod's own, as far as is known: no NAD is attached for it on a link of
+    /// its own, and the machine's description says nothing else.
+    pub(super) fn may_be_pods_own(&self, network: &str) -> bool {
+        let says = |nics: &Nics| [&nics.pod, &nics.primary].into_iter().flatten().any(|own| own == network);
+        hashed(network, &self.elements()).is_none() && self.nics.as_ref().is_none_or(says)
     }
 
     fn annotated_queues(&self) -> Outcome<ByNetwork<u32>> {

@@ -326,7 +326,9 @@ pub struct BindFacts {
 pub fn bind(asker: &Asker<'_>, conf: &BindConf, facts: &BindFacts) -> Outcome<BindPlan> {
     let hash = network_hash(&conf.network);
     let network = &conf.network;
-    let (link, tap) = match (&facts.by_name, &facts.by_journal, &facts.primary) {
+    // Where the network has, or is to have, a link of its own, the pod's own would be taken from the pod.
+    let primary = facts.primary.as_ref().filter(|_| asker.facts.may_be_pods_own(network));
+    let (link, tap) = match (&facts.by_name, &facts.by_journal, primary) {
         (Some(link), ..) | (None, Some(link), _) => (link, format!("tap{hash}")),
         (None, None, Some((link, true))) => (link, "tap0".to_owned()),
         (None, None, Some((link, false))) => {
@@ -341,7 +343,7 @@ pub fn bind(asker: &Asker<'_>, conf: &BindConf, facts: &BindFacts) -> Outcome<Bi
                 Code::BindLinkMissing,
                 format!("network {network}: {} has no link pod{hash}", asker.who()),
             )
-            .remedy("let the VM's network name a NAD; its attachment comes before the binding's"));
+            .remedy("let the VM's network name a NAD; its attachment comes before the binding's, and logicNetworkName is the VM's name of the network"));
         }
     };
     let queues = asker.facts.queues(network)?.unwrap_or_else(|| {

@@ -229,6 +229,19 @@ fn one_gateway_for_each_family() {
 }
 
 #[test]
+fn the_bind_step_comes_after_all_wires() {
+    let bind = || known("b", json!({"cniVersion": "1.0.0", "name": "b", "type": "trestle"}), json!({}));
+    let list = vec![master(rec()), bind(), known("x", rec(), json!({})), known("y", rec(), json!({"interface": "p"}))];
+    let all = settled(json!({}), list).unwrap();
+    let order: Vec<_> = all.iter().map(|a| (a.name.as_str(), a.ifname.as_str())).collect();
+    assert_eq!(
+        order,
+        [("default-net", "eth0"), ("x", "net2"), ("y", "p"), ("b", "net1")],
+        "names as by the annotation"
+    );
+}
+
+#[test]
 fn the_bind_step_is_known() {
     let of = |conf: Value| settled(json!({}), vec![master(rec()), known("a", conf, json!({}))]).unwrap()[1].bind;
     assert!(of(json!({"type": "trestle", "name": "b"})));

@@ -10,6 +10,7 @@ use crate::plan::dropin;
 use crate::plan::testing::{Pod, bridge as bridge_link, call, link, node, port};
 use crate::plan::uplink::Port;
 use crate::store::Allow as Entry;
+use crate::vmi::Nics;
 
 fn attachment(more: Value) -> Attachment {
     let mut conf = json!({"cniVersion": "1.1.0", "name": "lan", "type": "trestle"});
@@ -447,6 +448,32 @@ fn where_the_bind_step_finds_its_link() {
     for (annotation, queues) in [(r#"{"lan":2}"#, Some(true)), (r#"{"lan":1}"#, Some(false)), (r#"{"lan":0}"#, None)] {
         let pod = Pod::new("virt-launcher-db-abcde", "net2", Some(&[("trestle.network/queues", annotation)]));
         assert_eq!(bind(&pod.asks(), &conf, &all).ok().map(|p| p.multi_queue), queues, "{annotation}");
+    }
+}
+
+#[test]
+fn the_pods_own_link_is_for_the_pods_own_network_alone() {
+    let facts = BindFacts { primary: Some((link(6, "eth0", LinkKind::Veth), true)), ..BindFacts::default() };
+    let decide = |networks: &str, nics: Option<Nics>| {
+        let annotations = [("kubevirt.io/domain", "db"), (crate::annotation::NETWORKS, networks)];
+        let mut pod = Pod::new("virt-launcher-db-abcde", "net2", Some(&annotations));
+        pod.facts.nics = nics;
+        bind(&pod.asks(), &BindConf { network: "lan".into() }, &facts).map(|plan| plan.tap.as_str().to_owned())
+    };
+    let (wire, none) = (r#"[{"name":"br","interface":"pod094a367b026"}]"#, "[]");
+    let lan = || Some("lan".to_owned());
+    let nics = |pod, primary, secondary: &[&str]| {
+        Some(Nics { pod, primary, secondary: secondary.iter().map(|s| (*s).to_owned()).collect(), ..Nics::default() })
+    };
+    for (networks, nics) in [(none, None), (none, nics(lan(), None, &["dmz"])), (none, nics(None, lan(), &["dmz"]))] {
+        assert_eq!(decide(networks, nics), Ok("tap0".into()));
+    }
+    let misspelt = nics(Some("default".into()), None, &["lan0"]);
+    for (networks, nics) in
+        [(wire, None), (wire, nics(lan(), None, &[])), (none, nics(None, None, &["lan"])), (none, misspelt)]
+    {
+        let refused = decide(networks, nics).unwrap_err();
+        says(&refused, Code::BindLinkMissing, &["network lan", "no link pod094a367b026"]);
     }
 }
 
