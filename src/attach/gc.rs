@@ -2,16 +2,29 @@
 
 use std::collections::HashSet;
 
+use serde::Deserialize;
+
 use crate::cni::{Call, valid_attachments};
 use crate::net::{Namespace, Netlink};
 use crate::store::{Dirs, Entry, Journal};
-use crate::types::{Code, Outcome};
+use crate::types::{Code, IfName, Outcome, Role};
 
 use super::record::{self, Place};
 use super::undo::Undo;
 
-/// Only entries made under the same `name`; those that are locked, or younger than this call, are left. A list that is
-/// missing collects nothing.
+/// What is needed here of the meta plugin's record.
+#[derive(Deserialize)]
+struct Pod {
+    networks: Vec<Part>,
+}
+
+#[derive(Deserialize)]
+struct Part {
+    ifname: IfName,
+}
+
+/// Only entries made under the same `name`; those that are locked, younger than this call, or part of a pod of the meta
+/// plugin, are left. A list that is missing collects nothing.
 pub async fn gc(call: &Call, dirs: &Dirs, started: u64) -> Outcome<()> {
     let Some(valid) = valid_attachments(&call.conf)? else { return Ok(()) };
     let valid: HashSet<(&str, &str)> = valid.iter().map(|(c, i)| (c.as_str(), i.as_str())).collect();
@@ -30,6 +43,14 @@ pub async fn gc(call: &Call, dirs: &Dirs, started: u64) -> Outcome<()> {
         if entry.network != call.name.as_str() || valid.contains(&key) || is_younger(dirs, &entry, started) {
             continue;
         }
+        match owned_by_pod(dirs, &entry) {
+            Ok(false) => {}
+            Ok(true) => continue,
+            Err(failure) => {
+                failed = Some(failure);
+                continue;
+            }
+        }
         match collect(dirs, &host, &links, &entry).await {
             Err(broken) if broken.code == Code::JournalBroken => {
                 tracing::error!(failure = %broken, "an entry of the journal is left as it is");
@@ -42,6 +63,23 @@ pub async fn gc(call: &Call, dirs: &Dirs, started: u64) -> Outcome<()> {
         }
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// Whether the entry is part of a pod that the meta plugin attached: it came by a call under another name, and goes
+/// by one. Where the pod's entry cannot be read, all of the container may be.
+fn owned_by_pod(dirs: &Dirs, entry: &Entry) -> Outcome<bool> {
+    let journal = Journal(dirs);
+    if !journal.has(&entry.id.container, Role::Meta)? {
+        return Ok(false);
+    }
+    let all = journal.of_container(&entry.id.container)?;
+    let metas: Vec<Option<Pod>> = all
+        .iter()
+        .filter(|e| e.as_ref().map_or(true, |e| e.id.role == Role::Meta))
+        .map(|e| e.as_ref().ok().and_then(|e| e.record.parse().ok()))
+        .collect();
+    let has = |pod: &Pod| pod.networks.iter().any(|one| one.ifname == entry.id.ifname);
+    Ok(metas.is_empty() || metas.iter().any(|pod| pod.as_ref().is_none_or(has)))
 }
 
 /// The clock begins anew with each boot, and whatever an earlier one has left is older.

@@ -2,9 +2,10 @@
 //!
 //! The runtime's list has one attachment for a pod, its default network's, so all of a pod's networks are valid while its
 //! container is listed. Only entries made under the same configuration name are looked at; those that are locked, or
-//! younger than this call, are left. A missing list collects nothing.
+//! younger than this call, are left, and so is what others than a meta plugin attached to the same networks. A missing
+//! list collects nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -12,7 +13,7 @@ use serde_json::Value;
 use crate::cni::{Call, json, valid_attachments};
 use crate::plan::PodFacts;
 use crate::store::{ContainerLock, Dirs, Entry, Journal, NodeConfig, Pending};
-use crate::types::{AttachmentId, Code, Failure, NetworkName, Outcome, PodRef, Role};
+use crate::types::{AttachmentId, Code, ContainerId, Failure, IfName, NetworkName, Outcome, PodRef, Role};
 
 use super::config::{self, MetaConf};
 use super::networks::wanted;
@@ -27,10 +28,10 @@ pub async fn gc(call: &Call, dirs: &Dirs, node: &NodeConfig, started: u64) -> Ou
     let valid: Vec<(String, String)> = valid.into_iter().map(|(c, i)| (c.as_str().to_owned(), i)).collect();
     let work = Work { call, dirs, node, started, living: valid.iter().map(|(c, _)| c.as_str()).collect() };
     let boot = dirs.boot_id()?;
-    let (living, mut failures) = work.journal(&boot).await?;
+    let (present, mut failures) = work.journal(&boot).await?;
     failures.extend(work.owed(&boot).await?);
-    match living {
-        Some(living) => failures.extend(work.plugins(&valid, &living).await),
+    match present {
+        Some(present) => failures.extend(work.plugins(&valid, &present).await),
         None => tracing::error!("plugins are not asked to collect: a pod that cannot be read may be theirs"),
     }
     Failure::first_of(failures)
@@ -51,14 +52,26 @@ struct Living {
     record: Record,
 }
 
+/// Who is on this node, as the journal has it.
+struct Present {
+    living: Vec<Living>,
+    /// By network: attachments of ours that no pod of a meta plugin owns. Somebody else called for them, another runtime
+    /// perhaps, and only its own GC may collect them.
+    others: BTreeMap<String, BTreeSet<(String, String)>>,
+}
+
 impl Work<'_> {
-    /// Who lives on; `None` where an entry cannot be read, and so nobody knows.
-    async fn journal(&self, boot: &str) -> Outcome<(Option<Vec<Living>>, Vec<Failure>)> {
+    /// `None` where an entry cannot be read, and so nobody knows.
+    async fn journal(&self, boot: &str) -> Outcome<(Option<Present>, Vec<Failure>)> {
         let (mut living, mut failures, mut known) = (Vec::new(), Vec::new(), true);
+        let (mut wires, mut owned) = (Vec::new(), BTreeSet::new());
         for entry in Journal(self.dirs).all()? {
             let entry = match entry {
                 Ok(entry) if entry.id.role == Role::Meta => entry,
-                Ok(_) => continue,
+                Ok(entry) => {
+                    wires.push((entry.network, of(&entry.id.container, &entry.id.ifname)));
+                    continue;
+                }
                 Err(broken) => {
                     tracing::error!(failure = %broken, "an entry of the journal is left as it is");
                     known = false;
@@ -73,6 +86,7 @@ impl Work<'_> {
                     continue;
                 }
             };
+            owned.extend(record.networks.iter().map(|one| of(&entry.id.container, &one.ifname)));
             // Younger than this call: the runtime's list may have been made before it.
             let younger = entry.written >= self.started && record.boot == boot;
             let ours = entry.network == self.call.name.as_str();
@@ -87,7 +101,11 @@ impl Work<'_> {
                 Err(failure) => failures.push(failure),
             }
         }
-        Ok((known.then_some(living), failures))
+        let mut others: BTreeMap<String, BTreeSet<_>> = BTreeMap::new();
+        for (network, wire) in wires.into_iter().filter(|(_, wire)| !owned.contains(wire)) {
+            others.entry(network).or_default().insert(wire);
+        }
+        Ok((known.then_some(Present { living, others }), failures))
     }
 
     /// What is owed for pods of an earlier boot, of which nobody else knows any more.
@@ -132,7 +150,7 @@ impl Work<'_> {
     /// The cluster's own networks, each with all that are on it: the default one has the runtime's list too. Networks
     /// that pods ask for are left alone: another runtime on this node may have one of that name, and their pods were
     /// undone one by one.
-    async fn plugins(&self, valid: &[(String, String)], living: &[Living]) -> Vec<Failure> {
+    async fn plugins(&self, valid: &[(String, String)], present: &Present) -> Vec<Failure> {
         let conf = match config::read(self.call) {
             Ok(conf) => conf,
             Err(failure) => return vec![failure],
@@ -140,7 +158,8 @@ impl Work<'_> {
         let path = plugin_path(&conf, self.call);
         let mut failures = Vec::new();
         for known in self.clusters_own(&conf).await {
-            let mut keep = on(known.conf.name(), living);
+            let mut keep = on(known.conf.name(), &present.living);
+            keep.extend(present.others.get(known.conf.name()).into_iter().flatten().cloned());
             keep.extend(legacy::attachments(&conf.cni_dir, known.conf.name()));
             if known.master {
                 keep.extend(valid.iter().cloned());
@@ -218,6 +237,10 @@ pub async fn take(dirs: &Dirs, entry: &Entry) -> Outcome<bool> {
 /// The pod, its namespace's path and the boot of such an entry.
 pub fn place(entry: &Entry) -> Outcome<(Option<PodRef>, PathBuf, String)> {
     Record::read(entry).map(|r| (r.pod, r.netns, r.boot))
+}
+
+fn of(container: &ContainerId, ifname: &IfName) -> (String, String) {
+    (container.to_string(), ifname.to_string())
 }
 
 /// Who is on a network by our doing.

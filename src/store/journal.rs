@@ -102,6 +102,12 @@ impl Journal<'_> {
         entries(&self.container(container))
     }
 
+    /// Whether a container has an entry of this role, readable or not.
+    pub fn has(&self, container: &ContainerId, role: Role) -> Outcome<bool> {
+        let ending = format!(".{}.json", role.as_str());
+        Ok(names(&self.container(container))?.iter().any(|name| name.ends_with(&ending)))
+    }
+
     /// All entries there are.
     pub fn all(&self) -> Outcome<Vec<Outcome<Entry>>> {
         let root = self.folder();
@@ -246,6 +252,7 @@ mod tests {
         let record: Value = journal.read(&key).unwrap().unwrap().record.parse().unwrap();
         assert_eq!(record, json!({"index": 8}));
         assert_eq!(journal.of_container(&key.container).unwrap().len(), 2, "a role is part of the key");
+        assert_eq!([Role::Wire, Role::Bind].map(|role| journal.has(&key.container, role).unwrap()), [true, false]);
     }
 
     #[test]

@@ -53,6 +53,33 @@ fn the_interface_counts_as_well_as_the_container() {
 }
 
 #[test]
+fn what_a_pod_of_the_meta_plugin_owns_is_left_to_that_ones_gc() {
+    let node = Node::new();
+    let pod = node.pod("web");
+    let (a, b) = (node.at(&pod), At { ifname: "net2", ..node.at(&pod) });
+    let results = [a.add().unwrap(), b.add().unwrap()];
+    let meta = AttachmentId { container: "c1".parse().unwrap(), ifname: "eth0".parse().unwrap(), role: Role::Meta };
+    let owns = |ifnames: &[&str]| {
+        let networks: Value = ifnames.iter().map(|i| json!({"name": "p/lan", "ifname": i})).collect();
+        Journal(&node.dirs).write(&meta, &"kube".parse().unwrap(), &json!({"networks": networks})).unwrap();
+    };
+    owns(&["net1", "net2"]);
+    gc(&node, LAN, json!([]), now(&node)).unwrap();
+    a.check(&results[0]).unwrap();
+    b.check(&results[1]).unwrap();
+    assert_eq!(node.taken("lan").len(), 2);
+    std::fs::write(node.dirs.run.join("journal/c1/eth0.meta.json"), "{").unwrap();
+    gc(&node, LAN, json!([]), now(&node)).unwrap();
+    assert_eq!(pod.links(), ["net1", "net2"], "nobody knows which of them are that pod's");
+    owns(&["net2"]);
+    gc(&node, LAN, json!([]), now(&node)).unwrap();
+    assert_eq!((pod.links(), node.taken("lan").len()), (vec!["net2".to_owned()], 1));
+    Journal(&node.dirs).remove(&meta).unwrap();
+    gc(&node, LAN, json!([]), now(&node)).unwrap();
+    assert_eq!((node.entries(), node.taken("lan").len()), (0, 0));
+}
+
+#[test]
 fn younger_and_locked_entries_are_left() {
     let node = Node::new();
     let pod = node.pod("web");

@@ -100,6 +100,25 @@ fn gc_tells_plugins_of_a_pod_that_somebody_is_at_work_on() {
 }
 
 #[test]
+fn gc_keeps_what_others_attached_to_the_clusters_network() {
+    let bed = collecting();
+    let wire = |container: &str, ifname: &str, network: &str| {
+        let id = AttachmentId {
+            container: container.parse().unwrap(),
+            ifname: ifname.parse().unwrap(),
+            role: crate::types::Role::Wire,
+        };
+        Journal(&bed.dirs).write(&id, &network.parse().unwrap(), &json!({})).unwrap();
+    };
+    wire("c1", "eth0", "default-net");
+    wire("podman1", "eth0", "default-net");
+    wire("podman1", "eth1", "another");
+    bed.gc(json!([])).unwrap();
+    let kept = bed.stdins().last().unwrap()["cni.dev/valid-attachments"].clone();
+    assert_eq!(kept, json!([{"containerID": "podman1", "ifname": "eth0"}]), "and nothing of the pod that is gone");
+}
+
+#[test]
 fn gc_asks_no_plugin_where_nobody_knows_who_lives() {
     let bed = collecting();
     let entry = bed.dirs.run.join("journal/c1/eth0.meta.json");
