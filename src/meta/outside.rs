@@ -123,6 +123,12 @@ impl<'a> World<'a> {
         self.put_down(pod, text)
     }
 
+    /// Whether the status of each pod is put down on disk.
+    pub async fn leaves_statuses(&self) -> bool {
+        let agent = self.sources.agent();
+        agent.is_expected() && (self.api.is_none() || agent.answers().await)
+    }
+
     /// For the agent.
     fn put_down(&self, pod: &PodRef, text: &str) -> Outcome<()> {
         let (Some(container), Some(ifname)) = (&self.call.container, &self.call.ifname) else { return Ok(()) };

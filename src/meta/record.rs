@@ -123,6 +123,20 @@ fn is_foreign(conf: &Map<String, Value>) -> bool {
     plugins.is_none_or(|list| list.iter().any(|p| p.as_object().is_none_or(foreign)))
 }
 
+/// Whether each ADD writes to the state directory: what is owed a foreign plugin, our addresses, our leases.
+pub fn leaves_state(conf: &Map<String, Value>) -> bool {
+    use crate::cni::json::get;
+    let own = std::slice::from_ref(conf);
+    let plugins: Vec<&Map<String, Value>> = match get(conf, "plugins").and_then(Value::as_array) {
+        Some(list) => list.iter().filter_map(Value::as_object).collect(),
+        None => own.iter().collect(),
+    };
+    let ipam =
+        |p: &&Map<String, Value>| get(p, "ipam").and_then(Value::as_object).and_then(|i| get(i, "type")).cloned();
+    let kept = |ty: Value| matches!(ty.as_str(), Some("host-local" | "dhcp"));
+    is_foreign(conf) || plugins.iter().filter_map(ipam).any(kept)
+}
+
 /// The form on disk, which must tell by itself whose it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Owed {

@@ -5,11 +5,12 @@
 
 use crate::attach::journal_is_writable;
 use crate::cni::Call;
-use crate::store::{Dirs, NodeConfig};
+use crate::store::{Dirs, NodeConfig, is_writable};
 use crate::types::{Code, Failure, Outcome};
 
 use super::networks::master;
 use super::outside::{self, World};
+use super::record::leaves_state;
 use super::{Env, config, gather, plugin_path, ready, run};
 
 pub async fn status(call: &Call, dirs: &Dirs, node: &Outcome<NodeConfig>, env: Env<'_>) -> Outcome<()> {
@@ -18,14 +19,25 @@ pub async fn status(call: &Call, dirs: &Dirs, node: &Outcome<NodeConfig>, env: E
     ready::now(conf.readiness.as_deref()).map_err(not_ready)?;
     journal_is_writable(dirs)?;
     let wanted = master(&conf);
-    let api = outside::open(&conf, node, env)?;
+    let api = outside::open(&conf, node, env).map_err(not_ready)?;
     let world = World::new(call, dirs, api.as_ref());
     let known = gather::look_up(&world, &conf, call.version.as_str(), wanted).await.map_err(not_ready)?;
     let Some(known) = known else { return Ok(()) };
+    if leaves_state(&run::to_map(&known.conf)) || world.leaves_statuses().await {
+        state_is_writable(dirs)?;
+    }
     let path = plugin_path(&conf, call);
     let site = run::Site { path: &path, dirs, node, started: None };
     // What it says itself goes to the runtime as it is.
     run::status(&known.conf, &site).await.map_err(|f| if f.code == Code::PluginMissing { not_ready(f) } else { f })
+}
+
+/// By writing: there is no other way to know.
+fn state_is_writable(dirs: &Dirs) -> Outcome<()> {
+    is_writable(&dirs.state).map_err(|e| {
+        Failure::new(Code::NotReady, format!("nothing can be written in {}: {e}", dirs.state.display()))
+            .remedy("free space there, or mount it writable")
+    })
 }
 
 fn not_ready(failure: Failure) -> Failure {

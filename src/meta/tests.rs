@@ -14,7 +14,7 @@ use super::*;
 use crate::cni::{self, Request};
 use crate::net::testing::block_on;
 use crate::net::{Namespace, testing};
-use crate::store::Journal;
+use crate::store::{Journal, full};
 use crate::types::Code;
 
 const SCRIPT: &str = r#"#!/bin/sh
@@ -477,14 +477,15 @@ fn the_clusters_network_by_name_path_and_default_network() {
     bed.del().unwrap();
 }
 
+fn status_of(bed: &Bed, conf: &Value) -> Outcome<()> {
+    let mut conf = conf.clone();
+    conf["cniVersion"] = "1.1.0".into();
+    let call = bed.call("STATUS", &conf);
+    block_on(status(&call, &bed.dirs, &Ok(NodeConfig::default()), &|_| None))
+}
+
 #[test]
 fn status_fails_where_the_default_network_is_missing() {
-    let status_of = |bed: &Bed, conf: &Value| {
-        let mut conf = conf.clone();
-        conf["cniVersion"] = "1.1.0".into();
-        let call = bed.call("STATUS", &conf);
-        block_on(status(&call, &bed.dirs, &Ok(NodeConfig::default()), &|_| None))
-    };
     let bed = Bed::new();
     status_of(&bed, &bed.conf).unwrap();
     let mut named = bed.conf.clone();
@@ -494,4 +495,39 @@ fn status_fails_where_the_default_network_is_missing() {
     let mut waits = bed.conf.clone();
     waits["readinessindicatorfile"] = "/nonexistent/ready".into();
     assert_eq!(status_of(&bed, &waits).unwrap_err().code, Code::NotReady);
+    let mut lost = bed.conf.clone();
+    lost["kubeconfig"] = "/nonexistent/kubeconfig".into();
+    let failure = status_of(&bed, &lost).unwrap_err();
+    assert!(failure.code == Code::NotReady && failure.msg.contains("/nonexistent/kubeconfig"), "{failure}");
+}
+
+/// Where no pod can do without.
+#[test]
+fn status_fails_where_no_state_can_be_written() {
+    full::on_tmpfs("size=64k", |at| {
+        let mut bed = Bed::new();
+        bed.dirs = Dirs::new(bed.path("run"), at);
+        let with = |network: Value| {
+            let mut conf = bed.conf.clone();
+            conf["delegates"] = json!([network]);
+            conf
+        };
+        let own = |ipam: Value| with(json!({"cniVersion": "1.1.0", "name": "d", "type": "bridge", "ipam": ipam}));
+        let (foreign, plain) = (with(json!({"cniVersion": "1.0.0", "name": "d", "type": "rec"})), own(json!({})));
+        let addresses = own(json!({"type": "host-local", "subnet": "10.9.0.0/24"}));
+        for conf in [&foreign, &plain, &addresses] {
+            status_of(&bed, conf).unwrap();
+        }
+        full::fill(at);
+        status_of(&bed, &plain).expect("nothing of it lies there");
+        for conf in [&foreign, &addresses] {
+            let failure = status_of(&bed, conf).unwrap_err();
+            assert!(failure.code == Code::NotReady && failure.msg.contains("No space left"), "{failure}");
+        }
+        crate::resolve::testing::agent(&bed.dirs, None);
+        assert_eq!(status_of(&bed, &plain).unwrap_err().code, Code::NotReady, "each pod's status is put down");
+        full::make_read_only(at);
+        assert!(status_of(&bed, &foreign).unwrap_err().msg.contains("Read-only"));
+        assert_eq!(fs::read_dir(at).unwrap().count(), 1, "the ballast alone");
+    });
 }
