@@ -165,6 +165,7 @@ impl Desk {
                 if !untold.stale.is_empty() {
                     complain(&self.ctx, pod, "StaleNetwork", &untold.stale.join("; "));
                 }
+                untold.notes.iter().for_each(|note| complain(&self.ctx, pod, &note.reason, &note.message));
                 (Came::Settled, "done")
             }
             Ok(Told::Gone | Told::Replaced) => {

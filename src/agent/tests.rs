@@ -11,7 +11,7 @@ use super::testing::{Cluster, context, eventually, nad, nad_object, pod_object, 
 use super::*;
 use crate::nad::Nad;
 use crate::plan::testing::call;
-use crate::protocol::{Name, Untold};
+use crate::protocol::{Name, Note, Untold};
 use crate::resolve::{Copies, Pod, Sources, Wish};
 use crate::store::{Pending, full};
 use crate::types::PodRef;
@@ -172,7 +172,7 @@ fn an_agent_begun_without_the_api_server_serves_the_copies() {
 
 fn put_down(ctx: &Context, container: &str, pod: &str, status: &str) {
     let pod = PodRef { namespace: "prod".into(), name: pod.into(), uid: Some("u1".into()) };
-    let untold = Untold { version: 1, pod, status: status.into(), stale: Vec::new() };
+    let untold = Untold { version: 1, pod, status: status.into(), stale: Vec::new(), notes: Vec::new() };
     Pending::untold(&ctx.dirs).note(&container.parse().unwrap(), &"eth0".parse().unwrap(), &untold).unwrap();
 }
 
@@ -200,7 +200,7 @@ fn a_full_disk_loses_nothing_and_is_mended_when_there_is_room() {
             let known = ctx.known.nads.get(&name("prod", "lan")).unwrap();
             assert_eq!(known.resource_version, "2", "who asks the agent is told what is true");
             let pod = PodRef { namespace: "prod".into(), name: "web".into(), uid: Some("u1".into()) };
-            let more = Untold { version: 1, pod, status: "[1]".into(), stale: Vec::new() };
+            let more = Untold { version: 1, pod, status: "[1]".into(), stale: Vec::new(), notes: Vec::new() };
             let refused = Pending::untold(&ctx.dirs).note(&"c2".parse().unwrap(), &"eth0".parse().unwrap(), &more);
             assert_eq!(refused.unwrap_err().code, Code::JournalUnwritable, "ADD fails, and comes again");
             cluster.fail_patches(None);
@@ -246,6 +246,14 @@ fn a_status_is_told_once_and_survives_every_trouble() {
         ctx.outbox.knock();
         eventually("told at a knock", || untold(&ctx) == 0).await;
         assert_eq!(cluster.asked("PATCH", "").len(), before + 1, "one patch");
+        let pod = PodRef { namespace: "prod".into(), name: "web".into(), uid: Some("u1".into()) };
+        let notes = vec![Note { reason: "MacvlanFallback".into(), message: "on eno1".into() }];
+        let untold = Untold { version: 1, pod, status: "[5]".into(), stale: Vec::new(), notes };
+        Pending::untold(&ctx.dirs).note(&"c5".parse().unwrap(), &"eth0".parse().unwrap(), &untold).unwrap();
+        ctx.outbox.knock();
+        eventually("its note is an Event", || !cluster.asked("POST", "/events").is_empty()).await;
+        let event = cluster.asked("POST", "/events")[0].json();
+        assert_eq!((&event["reason"], &event["message"]), (&json!("MacvlanFallback"), &json!("on eno1")));
     });
 }
 

@@ -87,7 +87,7 @@ async fn by_record(job: &Job<'_>, sides: &Sides, record: &Wire, prev: Option<&Ad
             }
             vlans(sides, &port, *native, tagged).await?;
         }
-        WireLink::Macvlan { master_index, mode } => {
+        WireLink::Macvlan { master_index, mode, .. } => {
             let is = matches!(&pod.kind, LinkKind::Macvlan { mode: m } if m.to_string() == *mode);
             must(is, || format!("{} is no macvlan of mode {mode}", pod.name))?;
             must(pod.lower == Some(*master_index), || format!("{} hangs on another master", pod.name))?;

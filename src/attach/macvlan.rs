@@ -11,12 +11,13 @@ use crate::plan::{Form, MacvlanWire};
 use crate::types::Outcome;
 
 use super::address;
+use super::carrier::fallback_words;
 use super::ipam::Ipam;
 use super::wire::{PodEnd, Work, made};
 
 pub async fn carry_out(work: &mut Work<'_>, plan: &MacvlanWire) -> Outcome<AddResult> {
     if let Some(why) = &plan.fallback {
-        tracing::warn!(master = %plan.master, "{why}: macvlan on {}; the node itself cannot be reached over it", plan.master);
+        tracing::warn!(master = %plan.master, "{}", fallback_words(why, &plan.master));
     }
     let sides = work.sides;
     let macvlan = Macvlan {

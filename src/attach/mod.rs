@@ -10,6 +10,7 @@
 mod address;
 mod asked;
 mod bridge;
+mod carrier;
 mod check;
 mod del;
 pub mod dhcp;
@@ -43,6 +44,7 @@ use crate::store::{ContainerLock, Dirs, Journal, NodeConfig, process_start};
 use crate::types::{AttachmentId, Code, ContainerId, Failure, IfName, Outcome, Role};
 
 pub use asked::with_addresses;
+pub use carrier::{fallback, outlets};
 pub use del::del;
 pub use fence::{Fence, SERVER_ID, fences};
 pub use filters::{Missing, PodRules, amiss, rules};

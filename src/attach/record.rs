@@ -106,6 +106,12 @@ pub enum WireLink {
     Macvlan {
         master_index: u32,
         mode: String,
+        /// The master is one of the pod's own links.
+        #[serde(default)]
+        in_container: bool,
+        /// What people are told where it stands in the place of a bridge that is missing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fallback: Option<String>,
     },
 }
 

@@ -11,6 +11,7 @@ use crate::net::{Link, LinkKind, NetResult, Netlink, nft};
 use crate::plan::{self, Form, Masquerade, NodeFacts, Plan};
 use crate::types::{AttachmentId, Code, Failure, Mac, Outcome, Role};
 
+use super::carrier::fallback_words;
 use super::ipam::Ipam;
 use super::record::{self, Given, Wire, WireLink};
 use super::undo::Undo;
@@ -165,7 +166,12 @@ fn intent(job: &Job<'_>, sides: &Sides, plan: &Plan, ipam: &Ipam<'_>) -> Outcome
     let (link, pod_mac, form, masquerade, macspoofchk) = match plan {
         Plan::Bridge(w) => (bridge::record(w), w.pod_mac, w.form, w.masquerade != Masquerade::Off, w.macspoofchk),
         Plan::Macvlan(w) => {
-            let link = WireLink::Macvlan { master_index: w.master_index, mode: w.mode.to_string() };
+            let link = WireLink::Macvlan {
+                master_index: w.master_index,
+                mode: w.mode.to_string(),
+                in_container: w.in_container,
+                fallback: w.fallback.as_ref().map(|why| fallback_words(why, &w.master)),
+            };
             (link, w.mac, w.form, false, false)
         }
     };

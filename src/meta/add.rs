@@ -8,6 +8,7 @@ use crate::cni::{AddResult, json};
 use crate::failpoint::hit;
 use crate::net::{Namespace, Netlink};
 use crate::plan::PodFacts;
+use crate::protocol::Note;
 use crate::resolve::{Pod, pod_facts};
 use crate::store::{Journal, process_start};
 use crate::types::{Code, Failure, Outcome};
@@ -15,7 +16,7 @@ use crate::types::{Code, Failure, Outcome};
 use super::config::{self, MetaConf};
 use super::networks::wanted;
 use super::outside::{self, World};
-use super::record::{Found, Kept, Record};
+use super::record::{Attached, Found, Kept, Record, plugins};
 use super::routes::{self, Party};
 use super::settle::{base_args, check_args, settle};
 use super::{Job, gather, plugin_path, ready, run, undo};
@@ -133,7 +134,7 @@ impl Work<'_> {
             hit("meta: network made");
         }
         let reported = self.default_routes().await?;
-        self.world.tell(self.pod, &self.status(&reported)).await?;
+        self.world.tell(self.pod, &self.status(&reported), &self.notes()).await?;
         let answer = self.answer()?;
         self.job.cache(&self.record.cni_dir).write(&self.record.netns, &self.record.networks);
         // Nothing fails any more that would undo the leases.
@@ -191,6 +192,13 @@ impl Work<'_> {
                 annotation::entries(result, &one.name, one.master, info.as_ref())
             })
             .collect()
+    }
+
+    /// What the pod is to hear beside its status.
+    fn notes(&self) -> Vec<Note> {
+        let may_fall_back = |one: &&Attached| !one.bind && plugins(&one.conf).any(|p| json::get(p, "master").is_some());
+        let networks = self.record.networks.iter().filter(may_fall_back);
+        networks.filter_map(|one| self.world.fallback(&one.name, &one.ifname)).collect()
     }
 
     /// In the version that the configuration asks for, as the specification has it. Where it asks for none, or the

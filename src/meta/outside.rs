@@ -9,11 +9,11 @@ use serde_json::Value;
 
 use crate::annotation::{self, StatusEntry};
 use crate::api::{Api, Event, Limits, On, Told};
-use crate::attach::dhcp::Unkept;
+use crate::attach::{self, dhcp::Unkept};
 use crate::cni::Call;
 use crate::devices::{self, Devices, Objects, Places};
 use crate::nad::Nad;
-use crate::protocol::{Complaint, Name, Untold};
+use crate::protocol::{Complaint, Name, Note, Untold};
 use crate::resolve::{Pod, Sources, Wish, pod_facts};
 use crate::store::{Dirs, NodeConfig, Pending};
 use crate::types::{Code, ContainerId, Failure, IfName, Outcome, PodRef};
@@ -87,7 +87,8 @@ impl<'a> World<'a> {
     }
 
     /// One patch, by the agent if it is there. A pod that is gone, or has been replaced, needs no status and is no failure.
-    pub async fn tell(&self, pod: &Pod, entries: &[StatusEntry]) -> Outcome<()> {
+    /// `notes` go the same way, and count for less.
+    pub async fn tell(&self, pod: &Pod, entries: &[StatusEntry], notes: &[Note]) -> Outcome<()> {
         let Some(about) = &pod.known else { return Ok(()) };
         // Results of versions before 0.3.0 name no interface. Nothing is not told, as with Multus.
         if entries.is_empty() {
@@ -96,19 +97,23 @@ impl<'a> World<'a> {
         let text = annotation::status_text(entries);
         let agent = self.sources.agent();
         if agent.is_there() {
-            self.put_down(about, &text)?;
+            self.put_down(about, &text, notes)?;
             // One that went away since finds it when it is back.
             agent.untold().await;
             return Ok(());
         }
         if !self.sources.stale().is_empty() {
-            return self.keep_untold(about, &text);
+            return self.keep_untold(about, &text, notes);
         }
         let Some(api) = self.api else {
-            return if agent.is_expected() { self.put_down(about, &text) } else { Ok(()) };
+            return if agent.is_expected() { self.put_down(about, &text, notes) } else { Ok(()) };
         };
         match api.patch_annotation(about, annotation::STATUS, &text).await? {
-            Told::Done => {}
+            Told::Done => {
+                for note in notes {
+                    self.event(about, &note.reason, &note.message).await;
+                }
+            }
             told @ (Told::Gone | Told::Replaced) => {
                 tracing::warn!(?told, "no status written: not this pod any more");
             }
@@ -118,9 +123,9 @@ impl<'a> World<'a> {
 
     /// The pod's networks came from copies, because the API server does not answer: asked again, it would use up the
     /// call's time. The status is put down for the agent, until the pod goes.
-    fn keep_untold(&self, pod: &PodRef, text: &str) -> Outcome<()> {
+    fn keep_untold(&self, pod: &PodRef, text: &str, notes: &[Note]) -> Outcome<()> {
         tracing::warn!(%pod, "the network-status is not told yet: the API server does not answer");
-        self.put_down(pod, text)
+        self.put_down(pod, text, notes)
     }
 
     /// Whether the status of each pod is put down on disk.
@@ -130,10 +135,20 @@ impl<'a> World<'a> {
     }
 
     /// For the agent.
-    fn put_down(&self, pod: &PodRef, text: &str) -> Outcome<()> {
+    fn put_down(&self, pod: &PodRef, text: &str, notes: &[Note]) -> Outcome<()> {
         let (Some(container), Some(ifname)) = (&self.call.container, &self.call.ifname) else { return Ok(()) };
-        let kept = Untold { version: 1, pod: pod.clone(), status: text.into(), stale: self.sources.stale() };
+        let (stale, notes) = (self.sources.stale(), notes.to_vec());
+        let kept = Untold { version: 1, pod: pod.clone(), status: text.into(), stale, notes };
         Pending::untold(self.dirs).note(container, ifname, &kept)
+    }
+
+    /// A macvlan in a bridge's place serves, but not as people may think.
+    pub fn fallback(&self, network: &str, ifname: &IfName) -> Option<Note> {
+        let told = attach::fallback(self.dirs, self.call.container.as_ref()?, ifname).unwrap_or_else(|failure| {
+            tracing::warn!(%failure, "whether it is a macvlan in a bridge's place is not told");
+            None
+        });
+        Some(Note { reason: "MacvlanFallback".into(), message: format!("{network} on {ifname}: {}", told?) })
     }
 
     /// The leases of these interfaces that end because nobody keeps them. Where there is an agent that is its own to know; one
@@ -317,7 +332,7 @@ mod tests {
             let pod = world.pod(&conf()).await.unwrap();
             assert_eq!(pod.known.as_ref().unwrap().uid.as_deref(), Some("u1"));
             assert_eq!(world.nad("kube-system", "cbr").await.unwrap_err().code, Code::NadMissing, "told with the pod");
-            world.tell(&pod, &status()).await.unwrap();
+            world.tell(&pod, &status(), &[]).await.unwrap();
             let failure = Failure::new(Code::BridgeMissing, "no bridge");
             world.complain(pod.known.as_ref(), &failure).await;
         });
@@ -348,11 +363,38 @@ mod tests {
                 let world = World::new(&call, &dirs, Some(&api));
                 let pod = world.pod(&conf()).await.unwrap();
                 assert_eq!(pod.facts.annotations.as_ref().unwrap()["by"], "api", "{word:?}");
-                world.tell(&pod, &status()).await.unwrap();
+                world.tell(&pod, &status(), &[]).await.unwrap();
             });
             assert!(began.elapsed() < Duration::from_secs(3), "{word:?}: {:?}", began.elapsed());
             assert!(fake.lines().last().unwrap().starts_with("PATCH "), "{word:?}: {:?}", fake.lines());
         }
+    }
+
+    #[test]
+    fn notes_go_the_way_of_the_status() {
+        let note = Note { reason: "MacvlanFallback".into(), message: "net on net1: no bridge".into() };
+        let tell = |dirs: &Dirs, api: Option<&Api>| {
+            let call = call(&json!({"name": "m", "clusterNetwork": "cbr"}), ARGS);
+            block_on(async {
+                let world = World::new(&call, dirs, api);
+                let pod = world.pod(&conf()).await.unwrap();
+                world.tell(&pod, &status(), std::slice::from_ref(&note)).await.unwrap();
+            });
+        };
+        let tmp = tempfile::tempdir().unwrap();
+        let (dirs, fake) = (dirs(&tmp), server("api"));
+        let api = fake.api(tmp.path(), short());
+        tell(&dirs, Some(&api));
+        let lines = fake.lines();
+        assert!(lines[1].starts_with("PATCH ") && lines[2] == "POST /api/v1/namespaces/prod/events", "{lines:?}");
+        let event = fake.seen()[2].json();
+        assert_eq!((&event["reason"], &event["type"]), (&json!("MacvlanFallback"), &json!("Warning")));
+        assert_eq!(event["message"], "net on net1: no bridge");
+        let asks = agent(&dirs, None);
+        tell(&dirs, Some(&api));
+        let untold = Pending::untold(&dirs).all::<Untold>().unwrap().remove(0).unwrap();
+        assert_eq!((untold.notes, fake.lines().len()), (vec![note], 3), "the plugin writes once, onto the disk");
+        drop(asks);
     }
 
     #[test]
@@ -398,7 +440,7 @@ mod tests {
             let world = World::new(&call, &dirs, Some(&api));
             let pod = world.pod(&conf()).await.unwrap();
             world.warn_of_leases(&pod, std::iter::once(&lease.ifname)).await;
-            world.tell(&pod, &status()).await.unwrap();
+            world.tell(&pod, &status(), &[]).await.unwrap();
         });
         let said: Vec<Ask> = (0..2).map(|_| asks.recv_timeout(Duration::from_secs(5)).unwrap()).collect();
         assert!(matches!(&said[0], Ask::Pod(_)) && said[1] == Ask::Untold {}, "{said:?}");
@@ -409,7 +451,8 @@ mod tests {
     fn a_node_that_has_an_agent_wires_no_pod_by_halves() {
         let call = call(&json!({"name": "m", "delegates": [{"name": "d0", "type": "bridge"}]}), ARGS);
         let conf = super::super::config::read(&call).unwrap();
-        let pod = |prepare: &dyn Fn(&Dirs)| {
+        type Prepare<'a> = &'a dyn Fn(&Dirs);
+        let pod = |prepare: Prepare<'_>| {
             let tmp = tempfile::tempdir().unwrap();
             let dirs = dirs(&tmp);
             prepare(&dirs);
@@ -424,7 +467,7 @@ mod tests {
             std::fs::create_dir_all(&dirs.state).unwrap();
             std::fs::write(protocol::mark(dirs), "").unwrap();
         };
-        let ways: [(&str, &dyn Fn(&Dirs)); 4] =
+        let ways: [(&str, Prepare<'_>); 4] =
             [("gone", &gone), ("silent", &silent), ("garbage", &garbage), ("not begun", &since_the_boot)];
         for (which, prepare) in ways {
             let failure = pod(prepare).expect_err(which);
@@ -445,7 +488,7 @@ mod tests {
             block_on(async {
                 let world = World::new(&call, &dirs, None);
                 let pod = world.pod(&conf()).await.unwrap();
-                world.tell(&pod, &status()).await.unwrap();
+                world.tell(&pod, &status(), &[]).await.unwrap();
             });
             Pending::untold(&dirs).all::<Untold>().unwrap().len()
         };

@@ -123,18 +123,18 @@ fn is_foreign(conf: &Map<String, Value>) -> bool {
     plugins.is_none_or(|list| list.iter().any(|p| p.as_object().is_none_or(foreign)))
 }
 
+/// Of a list, or the one that it is.
+pub fn plugins(conf: &Map<String, Value>) -> impl Iterator<Item = &Map<String, Value>> {
+    let list = crate::cni::json::get(conf, "plugins").and_then(Value::as_array);
+    let one = list.is_none().then_some(conf);
+    list.into_iter().flatten().filter_map(Value::as_object).chain(one)
+}
+
 /// Whether each ADD writes to the state directory: what is owed a foreign plugin, our addresses, our leases.
 pub fn leaves_state(conf: &Map<String, Value>) -> bool {
     use crate::cni::json::get;
-    let own = std::slice::from_ref(conf);
-    let plugins: Vec<&Map<String, Value>> = match get(conf, "plugins").and_then(Value::as_array) {
-        Some(list) => list.iter().filter_map(Value::as_object).collect(),
-        None => own.iter().collect(),
-    };
-    let ipam =
-        |p: &&Map<String, Value>| get(p, "ipam").and_then(Value::as_object).and_then(|i| get(i, "type")).cloned();
-    let kept = |ty: Value| matches!(ty.as_str(), Some("host-local" | "dhcp"));
-    is_foreign(conf) || plugins.iter().filter_map(ipam).any(kept)
+    let ipam = |p| get(p, "ipam").and_then(Value::as_object).and_then(|i| get(i, "type")).and_then(Value::as_str);
+    is_foreign(conf) || plugins(conf).filter_map(ipam).any(|ty| matches!(ty, "host-local" | "dhcp"))
 }
 
 /// The form on disk, which must tell by itself whose it is.

@@ -24,7 +24,7 @@ pub use port::{MadePort, Mend, Verdict, port};
 pub use rules::{
     BindFacts, bind, bridge, drop_in_host_end, host_end, macvlan, may_be_host_end, shared_lower, trestle, vm_addresses,
 };
-pub use uplink::Port;
+pub use uplink::{Port, is_uplink};
 
 use crate::net::{Link, MacvlanMode};
 use crate::types::{ContainerId, IfName, Mac, Mtu, PodRef, VlanId};

@@ -164,6 +164,16 @@ pub struct Untold {
     /// Sentences about networks that came from copies which may be out of date.
     #[serde(default)]
     pub stale: Vec<String>,
+    /// What else the pod is to hear.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<Note>,
+}
+
+/// An Event about a network that is attached, and not as its people may think.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Note {
+    pub reason: String,
+    pub message: String,
 }
 
 /// Whether the plugin reads an annotation; the others are neither kept nor sent.

@@ -1,9 +1,10 @@
 //! Keeps attachments as they were made, and takes away what nobody needs any more: ports that were thrown off their bridge
 //! (`ports`), rules of the packet filter that were flushed (`filters`), filters around machines' DHCP that were removed
-//! (`fences`), entries whose container is gone (`sweep`), addresses of an earlier boot (`addresses`).
+//! (`fences`), entries whose container is gone (`sweep`), addresses of an earlier boot (`addresses`). Tells of
+//! carriers that were lost, and of macvlans in a bridge's place (`carrier`).
 //!
 //! ```text
-//! kernel's events: links ─→ 200 ms ─→ ports, filters
+//! kernel's events: links ─→ 200 ms ─→ ports, filters, carriers
 //!                  rules ─→ 200 ms ─→ filters, once a second
 //! every minute ─→ all of it              each word of it: log, metric, an Event on the pod
 //! ```
@@ -11,6 +12,7 @@
 //! container's lock, for which nothing here waits. With `dry_run` all is said and nothing is done.
 
 mod addresses;
+mod carrier;
 mod fences;
 mod filters;
 mod ports;
@@ -27,6 +29,7 @@ use tokio::time::{Instant, sleep_until};
 pub use self::sight::{Fate, fate};
 
 use self::addresses::Addresses;
+use self::carrier::Carriers;
 use self::fences::Fences;
 use self::filters::Filters;
 use self::ports::Ports;
@@ -48,6 +51,8 @@ const FILTERS_APART: Duration = Duration::from_secs(1);
 const REPAIRS: Family =
     Family::counter("trestle_repairs_total", "Repairs, by what and whether it was done or only told.");
 const ATTACHMENTS: Family = Family::gauge("trestle_attachments", "Entries of the journal, by role.");
+const FALLBACKS: Family =
+    Family::gauge("trestle_macvlan_fallbacks", "Attachments that are a macvlan because their bridge is missing.");
 const BROKEN: Family = Family::gauge("trestle_journal_broken", "Entries of the journal that cannot be read.");
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +62,8 @@ pub enum Kind {
     Filter,
     Sweep,
     Address,
+    Carrier,
+    Fallback,
 }
 
 impl Kind {
@@ -67,6 +74,8 @@ impl Kind {
             Self::Filter => "filter",
             Self::Sweep => "sweep",
             Self::Address => "address",
+            Self::Carrier => "carrier",
+            Self::Fallback => "fallback",
         }
     }
 
@@ -83,6 +92,8 @@ impl Kind {
             (Self::Sweep, false) => "NotSwept",
             // Nobody's pod is told: it is gone with its boot.
             (Self::Address, _) => "AddressReleased",
+            (Self::Carrier, _) => "CarrierLost",
+            (Self::Fallback, _) => "MacvlanFallback",
         }
     }
 }
@@ -157,6 +168,7 @@ struct Repair<'a> {
     tools: Tools<'a>,
     tell: &'a dyn Fn(&Said),
     ports: Ports,
+    carriers: Carriers,
     fences: Fences,
     filters: Filters,
     sweep: Sweep,
@@ -169,8 +181,8 @@ impl<'a> Repair<'a> {
     fn new(ctx: &'a Context, tools: Tools<'a>, tell: &'a dyn Fn(&Said)) -> Self {
         let (ports, filters, fences, sweep) =
             (Ports::default(), Filters::default(), Fences::default(), Sweep::default());
-        let (addresses, filters_at) = (Addresses::default(), Instant::now());
-        Self { ctx, tools, tell, ports, fences, filters, sweep, addresses, filters_at }
+        let (addresses, carriers, filters_at) = (Addresses::default(), Carriers::default(), Instant::now());
+        Self { ctx, tools, tell, ports, carriers, fences, filters, sweep, addresses, filters_at }
     }
 
     async fn round(&mut self, woken: Woken) -> Outcome<()> {
@@ -190,6 +202,9 @@ impl<'a> Repair<'a> {
         if woken != Woken::Rules {
             let said = self.ports.round(&self.tools, &entries).await?;
             self.say(&said);
+            let said = self.carriers.round(&self.tools, &entries).await?;
+            self.say(&said);
+            self.ctx.metrics.set(&FALLBACKS, &[], self.carriers.fallbacks as f64);
         }
         filters.map(drop)
     }
@@ -265,7 +280,7 @@ impl<'a> Repair<'a> {
                     self.ports.bridges.contains(&link.name) || !self.ports.seen.contains(&link.index)
                 }
                 LinkKind::Veth if link.master.is_none() && plan::may_be_host_end(&link.name) => true,
-                _ => self.ports.indices.contains(&link.index),
+                _ => self.ports.indices.contains(&link.index) || self.carriers.indices.contains(&link.index),
             },
             LinkEvent::Port(index) => self.ports.indices.contains(index),
             // A port that is gone went with its pod.

@@ -426,3 +426,59 @@ fn filters_around_a_machines_dhcp_are_put_back() {
     assert_eq!(node.sh(&format!("tc filter show dev {port} ingress; tc filter show dev {port} egress")), "");
     wire.del().unwrap();
 }
+
+/// Below another meta plugin; ours tells its pods itself.
+#[test]
+fn a_macvlan_in_a_bridges_place_is_told() {
+    let node = Node::without_bridge();
+    let pods = ["old", "web", "ours"].map(|name| node.pod(name));
+    let at =
+        |i: usize, container| At { container, ..node.at(&pods[i]) }.with(json!({"bridge": "br-lan", "master": "eno1"}));
+    at(0, "c0").add().unwrap();
+    beside(&node, false, async |words, ctx| {
+        apart(|| at(1, "c1").add().unwrap());
+        let meta = AttachmentId { container: "c2".parse().unwrap(), ifname: "eth0".parse().unwrap(), role: Role::Meta };
+        Journal(&node.dirs).write(&meta, &"kube".parse().unwrap(), &json!({})).unwrap();
+        apart(|| at(2, "c2").add().unwrap());
+        // A change of the master has it looked at before its time.
+        node.sh("ip link set eno1 promisc on; ip link set eno1 promisc off");
+        until("counted", || ctx.metrics.text().contains("trestle_macvlan_fallbacks 3")).await;
+        let words = words.borrow();
+        let reasons: Vec<_> =
+            words.iter().map(|w| (w.kind.reason(w.done), w.pod.clone().unwrap().to_string())).collect();
+        assert_eq!(reasons, [("MacvlanFallback", "default/web".to_owned())]);
+        assert!(words[0].text.starts_with("net1: no bridge br-lan on "), "{words:?}");
+    });
+}
+
+#[test]
+fn a_lost_carrier_is_told_once_for_each_loss() {
+    let node = Node::without_bridge();
+    let pod = node.pod("web");
+    node.sh("ip link add eno9 type veth peer name eno10; ip link set eno9 up; ip link set eno10 up");
+    node.at(&pod).with(json!({"bridge": "br-lan", "master": "eno9"})).add().unwrap();
+    let cable = |state: &str| node.sh(&format!("ip link set eno10 {state}"));
+    beside(&node, false, async |words, ctx| {
+        assert!(ctx.metrics.text().contains("trestle_macvlan_fallbacks 1"), "{}", ctx.metrics.text());
+        for loss in 1..=2 {
+            cable("down");
+            until("told", || words.borrow().len() == loss).await;
+            let said = words.borrow()[loss - 1].clone();
+            assert_eq!(
+                (said.kind.reason(said.done), said.pod.unwrap().to_string().as_str()),
+                ("CarrierLost", "default/web")
+            );
+            assert_eq!(said.text, "net1: eno9 has no carrier: nothing beyond this node is reached");
+            node.sh("ip link set eno9 promisc on; ip link set eno9 promisc off");
+            sleep(SETTLE * 2).await;
+            assert_eq!(words.borrow().len(), loss, "told already: {words:?}");
+            cable("up");
+            sleep(SETTLE * 2).await;
+        }
+    });
+    cable("down");
+    beside(&node, false, async |words, _| {
+        sleep(SETTLE).await;
+        assert!(words.borrow().is_empty(), "an agent that begins: the one before it has told");
+    });
+}

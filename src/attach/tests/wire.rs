@@ -133,6 +133,10 @@ fn macvlan_where_the_bridge_is_missing() {
     let names: Vec<_> = result.interfaces.iter().map(|i| (i.name.as_str(), i.sandbox.is_some())).collect();
     assert_eq!(names, [("eno1", false), ("net1", true)], "the first interface tells the fallback");
     assert_eq!(result.ips[0].interface, Some(1));
+    let told = || crate::attach::fallback(&node.dirs, &"c1".parse().unwrap(), &"net1".parse().unwrap()).unwrap();
+    let words = told().expect("the journal has it, for whoever tells the pod");
+    assert!(words.starts_with("no bridge br-lan on "), "{words}");
+    assert!(words.ends_with(": macvlan on eno1; the node itself cannot be reached over it"), "{words}");
     let link = pod.link("net1");
     assert_eq!(
         (link.kind, link.lower),
@@ -149,7 +153,7 @@ fn macvlan_where_the_bridge_is_missing() {
     assert_eq!(refused.code, Code::BridgeMissing, "a machine has no fallback");
     let only_master = node.at(&pod).with(json!({"bridge": null, "master": "eno1", "mode": "private"}));
     let result = only_master.add().unwrap();
-    assert_eq!(result.interfaces.len(), 1);
+    assert_eq!((result.interfaces.len(), told()), (1, None));
     assert_eq!(pod.link("net1").kind, LinkKind::Macvlan { mode: MacvlanMode::Private });
     only_master.check(&result).unwrap();
     only_master.del().unwrap();
