@@ -139,16 +139,17 @@ impl Cache<'_> {
     fn write_all(&self, netns: &Path, networks: &[Attached]) -> io::Result<()> {
         let file = |path: &Path, value: &Value| write_whole(path, value.to_string().as_bytes());
         file(&self.path(), &networks.iter().map(|n| self.delegate(n)).collect())?;
+        let mut all = Ok(());
         for one in networks {
             let name = name_of(&one.conf);
             let result = json!({"kind": KIND, "containerId": self.container, "ifName": one.ifname, "networkName": name,
                 "netns": netns, "config": BASE64.encode(Value::Object(one.conf.clone()).to_string()),
                 "capabilityArgs": one.runtime, "result": one.result});
             if !name.contains('/') {
-                file(&self.result_path(name, &one.ifname), &result)?;
+                all = all.and(file(&self.result_path(name, &one.ifname), &result));
             }
         }
-        Ok(())
+        all
     }
 
     fn delegate(&self, one: &Attached) -> Value {
@@ -304,6 +305,23 @@ mod tests {
         cache.forget(&networks).unwrap();
         assert!(cache.networks().is_none() && attachments(tmp.path(), "l").is_empty());
         cache.forget(&networks).unwrap();
+    }
+
+    #[test]
+    fn a_name_too_long_for_a_file_leaves_nothing_behind() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (container, master) = ("a".repeat(64).parse().unwrap(), "eth0".parse().unwrap());
+        let cache = Cache { dir: tmp.path(), container: &container, master: &master };
+        let long = json!({"cniVersion": "1.0.0", "name": "n".repeat(190), "type": "rec"});
+        let networks = [
+            attached("default-net", "eth0", long),
+            attached("ns/l", "net1", json!({"cniVersion": "1.0.0", "name": "l", "type": "rec"})),
+        ];
+        cache.write("/run/netns/pod".as_ref(), &networks);
+        let results = || std::fs::read_dir(tmp.path().join("results")).unwrap().count();
+        assert_eq!((cache.path().exists(), results()), (true, 1), "the others have theirs");
+        cache.remove();
+        assert_eq!((cache.path().exists(), results()), (false, 0));
     }
 
     #[test]

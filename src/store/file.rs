@@ -139,11 +139,16 @@ pub fn parent(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("."))
 }
 
-/// `None` where there is no such file (or its name is too long for one).
+/// There is no such file. One whose name is too long there cannot be.
+fn is_missing(e: &io::Error) -> bool {
+    matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename)
+}
+
+/// `None` where there is no such file.
 pub fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(e) if is_missing(&e) => Ok(None),
         Err(e) => Err(e),
     }
 }
@@ -155,7 +160,7 @@ pub fn remove_file(path: &Path) -> io::Result<bool> {
             failpoint::hit("store: file removed");
             Ok(true)
         }
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
+        Err(e) if is_missing(&e) => Ok(false),
         Err(e) => Err(e),
     }
 }
