@@ -1,10 +1,13 @@
 //! A machine's lease: the same for each of its pods, and asked for without a frame that has the guest's MAC as its source.
 
+use std::thread::sleep;
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::server::both_servers;
 use super::{Client, Lends, Program, Server, address, conf, exchange, records};
-use crate::harness::{Call, Lab, Netns, Sniffer};
+use crate::harness::{Call, Lab, Netns, Sniffer, eventually};
 use crate::machine::{LINK, POD};
 
 fn wire<'l>(lab: &'l Lab, pod: &Netns, name: &str) -> Call<'l> {
@@ -29,6 +32,26 @@ both_servers! {
         assert!(leased.len() == 2 && testvm.client_id.starts_with("ff:"), "{leased:?}");
     }
 
+    /// As after a migration: the pod that the machine has left goes, and so does one that it never came to.
+    fn a_machine_that_lives_elsewhere_keeps_its_lease(program: Program) {
+        let (lab, lan) = Lab::with_lan();
+        let server = Server::of(program, &lab, &lan, &Lends::default());
+        let (left, lives) = (lab.pod(), lab.pod());
+        let [gone, last] = [(&left, "abcde"), (&lives, "fghij")].map(|(pod, end)| {
+            let mut call = wire(&lab, pod, &format!("virt-launcher-testvm-{end}"));
+            call.add();
+            call
+        });
+        // Here the pod's stack answers for the guest.
+        lives.run(&format!("sysctl -qw net.ipv4.conf.{LINK}.arp_ignore=0"));
+        gone.del();
+        sleep(Duration::from_millis(500));
+        assert_eq!(server.leased().len(), 1, "given back under the machine");
+        assert_eq!(records(&lab).len(), 1);
+        last.del();
+        eventually("the server has its address back", || server.leased().is_empty());
+    }
+
     fn no_frame_has_the_guests_mac(program: Program) {
         let (lab, lan, _server) = Server::with_lan(program, &Lends::default());
         let pod = lab.pod();
@@ -43,7 +66,7 @@ both_servers! {
             assert_eq!(answer["Bound"]["address"], "198.51.100.10", "{kind}: {answer}");
         }
         call.del();
-        let frames = sniffer.listen(std::time::Duration::from_millis(500));
+        let frames = sniffer.listen(Duration::from_millis(500));
         let incoming: Vec<String> = frames.iter().filter(|f| !f.outgoing).map(|f| f.source()).collect();
         assert!(incoming.iter().any(|mac| mac.starts_with("fe:")), "the questions came: {incoming:?}");
         assert!(!incoming.contains(&guest), "{guest} was seen on the LAN");

@@ -94,8 +94,13 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Gives a lease back. There is no answer to it.
+    /// Gives a lease back. There is no answer to it. Not a machine's that has moved: it is one client wherever it lives, and
+    /// what one of its pods gave back would be taken from it.
     pub fn release(&self, lease: &Lease) -> Outcome<()> {
+        if self.identity.broadcast && self.lives_elsewhere(lease.address)? {
+            tracing::info!(address = %lease.address, "the machine has its address on another node: the lease is its own there");
+            return Ok(());
+        }
         let action = crate::ipam::dhcp::release(self.identity, self.wish, lease, random()?);
         if let Action::Send { from, to, payload } = action {
             self.send(from, to, &payload, Some(lease))?;
@@ -131,6 +136,12 @@ impl<'a> Client<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// Whether somebody on the LAN has the address. Nobody answers here: the pod's own stack is silent, and the guest is no
+    /// neighbour of this link.
+    fn lives_elsewhere(&self, address: Ipv4Addr) -> NetResult<bool> {
+        Ok(self.mac_of(address)?.is_some_and(|mac| mac != self.source))
     }
 
     /// Whether another host has the address, or is about to take it.
