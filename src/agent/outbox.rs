@@ -22,6 +22,8 @@ pub struct Message {
     pub and_machine: bool,
     /// Something is wrong.
     pub warning: bool,
+    /// See [`crate::api::Event::once`].
+    pub once: bool,
 }
 
 #[derive(Debug, Default)]
@@ -79,6 +81,7 @@ mod tests {
             text: n.to_string(),
             and_machine: false,
             warning: true,
+            once: false,
         };
         for n in 0..=MOST {
             outbox.event(message(n));

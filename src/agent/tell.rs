@@ -61,9 +61,11 @@ pub fn complain(ctx: &Context, pod: &PodRef, reason: &str, text: &str) {
     ctx.outbox.event(message);
 }
 
-/// Good news, for the virtual machine; for the pod where none is known in it.
-pub fn report(ctx: &Context, pod: &PodRef, reason: &str, text: &str) {
+/// Good news, for the virtual machine; for the pod where none is known in it. Once: a machine that comes from another node
+/// was told there.
+pub fn report_once(ctx: &Context, pod: &PodRef, reason: &str, text: &str) {
     let (message, owner) = message(ctx, pod, (reason, text), false);
+    let message = Message { once: true, ..message };
     ctx.outbox.event(match owner {
         Some(owner) => of_machine(&message, owner),
         None => message,
@@ -77,7 +79,7 @@ fn message(ctx: &Context, pod: &PodRef, (reason, text): (&str, &str), warning: b
     // A pod that the watch has not seen yet may fail at once.
     let and_machine = known.is_none() && PodFacts { pod: Some(pod.clone()), ..PodFacts::default() }.is_launcher();
     let (reason, text) = (reason.to_owned(), text.to_owned());
-    let message = Message { about: pod.clone(), on: On::Pod, reason, text, and_machine, warning };
+    let message = Message { about: pod.clone(), on: On::Pod, reason, text, and_machine, warning, once: false };
     (message, known.and_then(|known| known.vmi))
 }
 
@@ -220,8 +222,9 @@ impl Desk {
                     Err(failure) => tracing::warn!(%failure, "the machine does not hear of it"),
                 }
             }
-            let Message { about, on, reason, text, warning, .. } = &message;
-            let event = Event { about, on: *on, reason, message: text, warning: *warning, component: COMPONENT };
+            let Message { about, on, reason, text, warning, once, .. } = &message;
+            let (on, warning, once) = (*on, *warning, *once);
+            let event = Event { about, on, reason, message: text, warning, component: COMPONENT, once };
             let label = match self.api.event(&event).await {
                 Ok(()) => "done",
                 Err(failure) if failure.code == Code::ApiUnreachable => {

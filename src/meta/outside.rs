@@ -185,7 +185,7 @@ impl<'a> World<'a> {
             return;
         }
         let Some(api) = self.api else { return };
-        let event = Event { about, on: On::Pod, reason, message, warning: true, component: COMPONENT };
+        let event = Event { about, on: On::Pod, reason, message, warning: true, component: COMPONENT, once: false };
         if let Err(failure) = api.event(&event).await {
             tracing::warn!(%failure, "the Event is lost");
         }

@@ -202,7 +202,7 @@ impl<S: Source> GuestTask<S> {
         let text = words(network, gift);
         tracing::info!(guest = %self.name(), "given: {text}");
         if let Some(pod) = &self.served.pod {
-            tell::report(&self.ctx, pod, "AddressGiven", &text);
+            tell::report_once(&self.ctx, pod, "AddressGiven", &text);
         }
         self.notes.told.push(address);
         self.note();

@@ -82,6 +82,7 @@ fn a_guest_gets_its_address_and_a_restart_is_not_seen() {
         assert_eq!((lease.address, lease.server, lease.routers.as_slice()), (ADDRESS, SERVER_ID, &[ROUTER][..]));
         assert_eq!((lease.seconds, lease.hostname.as_deref()), (86_400, Some("testvm")));
         let events = node.ctx.outbox.take_events();
+        assert!(events.iter().all(|m| m.once), "another node's agent may have told it");
         let told: Vec<_> = events.iter().map(|m| (m.on, m.warning, &*m.reason, &*m.text)).collect();
         let text = "lan: 192.0.2.10/24 by 192.0.2.1, DNS 192.0.2.53, MTU 1400";
         assert_eq!(told, [(On::Pod, false, "AddressGiven", text)]);

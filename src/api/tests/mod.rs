@@ -174,8 +174,15 @@ fn an_event_is_posted_once_in_the_pods_namespace() {
     let event = |reply: Reply| {
         let fake = script(vec![reply, status(500, "")]);
         let pod = pod();
-        let event =
-            Event { about: &pod, on: On::Pod, reason: "NoNetwork", message: "m", warning: true, component: "trestle" };
+        let event = Event {
+            about: &pod,
+            on: On::Pod,
+            reason: "NoNetwork",
+            message: "m",
+            warning: true,
+            component: "trestle",
+            once: false,
+        };
         let outcome = block_on(fake.api(tmp.path(), short()).event(&event));
         assert_eq!(fake.lines(), ["POST /api/v1/namespaces/prod/events"]);
         assert_eq!(fake.seen()[0].headers["content-type"], "application/json");
