@@ -31,6 +31,9 @@ pub async fn add(job: &Job<'_>, conf: &BindConf) -> Outcome<AddResult> {
     let addresses = sides.pod_links.addresses(plan.link).await?;
     let addresses: Vec<IpNetwork> = addresses.iter().filter(|a| !a.link_local).map(|a| a.net).collect();
     let guest = given::guest(job, &sides, &plan, &addresses).await?;
+    if let Some(guest) = &guest {
+        plan::guest_addresses(&job.asker(), &plan.network, &guest.given.addresses)?;
+    }
     let clsact = match &guest {
         Some(guest) => fence::must_make_clsact(&sides.host_links, &plan.network, guest).await?,
         None => false,

@@ -22,7 +22,8 @@ pub use health::{BridgeRule, Health, bridges};
 pub use pod::{PodFacts, Use, derived_mac, hex, network_hash};
 pub use port::{MadePort, Mend, Verdict, port};
 pub use rules::{
-    BindFacts, bind, bridge, drop_in_host_end, host_end, macvlan, may_be_host_end, shared_lower, trestle, vm_addresses,
+    BindFacts, bind, bridge, drop_in_host_end, guest_addresses, host_end, macvlan, may_be_host_end, shared_lower,
+    trestle, vm_addresses,
 };
 pub use uplink::{Port, is_uplink};
 

@@ -1,7 +1,7 @@
 //! The rule of the house: bridge where the node has it, macvlan for plain pods where it has not, and never macvlan for
 //! a virtual machine.
 
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv4Network};
 use sha2::{Digest, Sha256};
 
 use super::allow::{Allow, AllowList, allowed};
@@ -369,6 +369,17 @@ pub fn vm_addresses(asker: &Asker<'_>, addresses: impl Iterator<Item = IpNetwork
                 .remedy("take the IPv6 range out of the NAD: guests get IPv6 by SLAAC, the LAN's DHCPv6 or cloud-init"))
         }
     }
+}
+
+/// Refuses what a guest could not be told: by DHCP it gets one address. KubeVirt's own `bridge: {}` takes the first and says
+/// nothing of the others, so that is looked at only where the guest hears it from us.
+pub fn guest_addresses(asker: &Asker<'_>, network: &str, addresses: &[Ipv4Network]) -> Outcome<()> {
+    let [_, _, ..] = addresses else { return Ok(()) };
+    let all: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let msg =
+        format!("{}: IPAM gave {} for network {network}, and a guest gets one by DHCP", asker.who(), all.join(", "));
+    Err(Failure::new(Code::SeveralForGuest, msg)
+        .remedy("let IPAM give one address; whatever else the guest is to have, it sets itself (cloud-init)"))
 }
 
 /// asked > derived (VM) > random.

@@ -60,6 +60,7 @@ codes! {
     ForeignPrimary = "TR0206", 100, "binding on a primary network that is not trestle's";
     GuardWithoutMac = "TR0207", 100, "a guard against spoofed MACs, and the machine's MAC is not known";
     Isolation = "TR0208", 100, "network of another namespace";
+    SeveralForGuest = "TR0209", 100, "several addresses for one guest";
     BridgeMissing = "TR0301", 11, "bridge missing on this node";
     NotABridge = "TR0302", 100, "the link of that name is not a bridge";
     BridgeDown = "TR0303", 11, "bridge is down";

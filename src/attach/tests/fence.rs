@@ -89,6 +89,19 @@ fn another_plugins_address_is_given_too() {
 }
 
 #[test]
+fn a_guest_that_could_not_hear_of_all_its_addresses_is_refused() {
+    let node = Node::new();
+    let pod = node.pod("machine");
+    let two = json!({"type": "static", "addresses": [{"address": "10.1.2.7/24"}, {"address": "10.1.3.7/24"}]});
+    let (wire, bind) = (wire(&node, &pod).with(json!({"ipam": two})), bind(&node, &pod));
+    wire.add().unwrap();
+    let refused = bind.add().unwrap_err();
+    assert!(refused.code == Code::SeveralForGuest && refused.msg.contains("10.1.2.7/24, 10.1.3.7/24"), "{refused}");
+    assert_eq!((pod.links(), pod.addresses(POD_LINK).len()), (vec![POD_LINK.to_owned()], 2), "nothing is changed");
+    assert_eq!(node.entries(), 1);
+}
+
+#[test]
 fn check_finds_each_filter_that_is_gone() {
     let node = Node::new();
     for (n, (at_host, change, text)) in [

@@ -489,3 +489,16 @@ fn a_guest_gets_no_ipv6_from_ipam() {
         &["2001:db8::1/64", "network lan", "SLAAC"],
     );
 }
+
+#[test]
+fn a_guest_gets_one_address() {
+    let pod = Pod::machine();
+    let of = |ips: &[&str]| {
+        let ips: Vec<Ipv4Network> = ips.iter().map(|ip| ip.parse().unwrap()).collect();
+        guest_addresses(&pod.asks(), "lan", &ips)
+    };
+    of(&[]).unwrap();
+    of(&["10.0.0.1/24"]).unwrap();
+    let said = of(&["10.0.0.1/24", "10.0.1.1/24"]).unwrap_err();
+    says(&said, Code::SeveralForGuest, &["10.0.0.1/24, 10.0.1.1/24", "network lan", "cloud-init"]);
+}
