@@ -199,6 +199,24 @@ fn an_agent_that_comes_again_goes_on() {
     eventually("the agent forgets it", || std::fs::read_dir(&notes).is_ok_and(|mut files| files.next().is_none()));
 }
 
+/// By a child of the agent: it enters no namespace itself.
+#[test]
+fn what_somebody_takes_away_in_the_pod_comes_back() {
+    let (lab, _lan) = Lab::with_lan();
+    let pod = lab.pod();
+    vm(&lab, &pod).with("ipam", static_ipam(&lab)).add();
+    let mut step = bind(&lab, &pod);
+    step.add();
+    for link in [LINK, TAP] {
+        pod.run(&format!("tc qdisc del dev {link} ingress"));
+    }
+    step.fails("CHECK");
+    let _agent = Agent::start(&lab);
+    eventually("the way to the tap", || pod.run(&format!("tc filter show dev {TAP} ingress")).contains("mirred"));
+    step.check();
+    Guest::boot(&pod).bound();
+}
+
 /// A descriptor in a pod's namespace would keep the namespace, and with it the veth, after the pod.
 #[test]
 fn an_agent_keeps_no_pod_alive() {

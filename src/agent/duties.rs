@@ -52,8 +52,9 @@ pub async fn repair(ctx: Context) -> Outcome<()> {
             tell::complain(&ctx, pod, said.kind.reason(said.done), &said.text);
         }
     };
+    let children = Children::of_this_program(&ctx.dirs);
     tokio::select! {
-        done = repair::run(&ctx, &tell) => done,
+        done = repair::run(&ctx, &tell, &children) => done,
         () = ctx.ended() => Ok(()),
     }
 }

@@ -34,7 +34,7 @@ impl Guest {
         [(Hook::Ingress, questions), (Hook::Egress, pretended)]
     }
 
-    fn at_pod(&self) -> Sieve {
+    pub(super) fn at_pod(&self) -> Sieve {
         Sieve { udp_to: CLIENT, arp_for: None, from: Sender::AllBut(self.host_mac) }
     }
 
@@ -126,7 +126,7 @@ pub struct Fence {
     pub entry: Entry,
     pub pod: Option<PodRef>,
     pub network: String,
-    link: u32,
+    bind: Bind,
     guest: Guest,
 }
 
@@ -143,9 +143,9 @@ pub fn fences(entries: &[Entry], dirs: &Dirs, host: &Namespace) -> Outcome<Vec<F
             }
         };
         let ours = bind.place.of_this_boot(dirs) && bind.place.host_ns == here;
-        if let Some(guest) = bind.guest.filter(|_| ours) {
-            let (entry, pod, network, link) = (entry.clone(), bind.place.pod, bind.network, bind.link);
-            found.push(Fence { entry, pod, network, link, guest });
+        if let Some(guest) = bind.guest.clone().filter(|_| ours) {
+            let (entry, pod, network) = (entry.clone(), bind.place.pod.clone(), bind.network.clone());
+            found.push(Fence { entry, pod, network, bind, guest });
         }
     }
     Ok(found)
@@ -155,7 +155,7 @@ impl Fence {
     /// Also where the link is gone: its pod goes, too.
     pub async fn is_sound(&self, links: &Netlink) -> NetResult<bool> {
         match links.link_at(self.guest.host_index).await? {
-            Some(link) if self.guest.is_host_end(&link, self.link) => match stands(links, &self.guest).await {
+            Some(link) if self.guest.is_host_end(&link, self.bind.link) => match stands(links, &self.guest).await {
                 Err(e) if e.gone() => Ok(true),
                 stands => stands,
             },
@@ -171,6 +171,15 @@ impl Fence {
             return Ok(false);
         }
         let clsact = must_make_clsact(links, &self.network, &self.guest).await?;
+        if clsact && !self.bind.clsact {
+            // The one that was there before us went with its filters: this one is ours to take away.
+            let network = self
+                .entry
+                .network
+                .parse()
+                .map_err(|e| Failure::new(Code::JournalBroken, format!("{}: {e}", self.entry.id)))?;
+            journal.write(&self.entry.id, &network, &Bind { clsact, ..self.bind.clone() })?;
+        }
         outside(links, &self.guest, clsact).await?;
         Ok(true)
     }

@@ -23,15 +23,27 @@ const PRIORITY: u16 = 100;
 impl Netlink {
     /// EEXIST: `from` has an ingress (or clsact) qdisc already.
     pub async fn redirect(&self, from: u32, to: u32) -> NetResult<()> {
-        let ask = Ask::new("redirect", format!("link {from} to link {to}"));
-        let new = NLM_F_CREATE | NLM_F_EXCL;
-        self.change(ask.clone(), RouteNetlinkMessage::NewQueueDiscipline(qdisc(from)), new).await?;
-        let done = self.change(ask, RouteNetlinkMessage::NewTrafficFilter(filter(from, to)), new).await;
+        self.make_ingress(from).await?;
+        let done = self.add_redirect(from, to).await;
         if done.is_err() {
             // Nothing is left of what failed; a second failure would not be worth more than the first.
             let _ = self.clear_ingress(from).await;
         }
-        done.map(drop)
+        done
+    }
+
+    /// The qdisc alone. EEXIST as above.
+    pub async fn make_ingress(&self, index: u32) -> NetResult<()> {
+        let ask = Ask::new("add ingress", format!("to link {index}"));
+        let message = RouteNetlinkMessage::NewQueueDiscipline(qdisc(index));
+        self.change(ask, message, NLM_F_CREATE | NLM_F_EXCL).await.map(drop)
+    }
+
+    /// In the qdisc that is there.
+    pub async fn add_redirect(&self, from: u32, to: u32) -> NetResult<()> {
+        let ask = Ask::new("redirect", format!("link {from} to link {to}"));
+        let message = RouteNetlinkMessage::NewTrafficFilter(filter(from, to));
+        self.change(ask, message, NLM_F_CREATE | NLM_F_EXCL).await.map(drop)
     }
 
     /// Whether the link has an ingress (or clsact) qdisc: there is place for one.

@@ -1,10 +1,13 @@
 //! The real exchange: a short child of this program, which enters the pod's namespace and ends, so that the keeper never
-//! holds anything of a pod. The job goes to its standard input, the answer comes from its standard output, in JSON.
+//! holds anything of a pod. The job goes to its standard input, the answer comes from its standard output, in JSON. The
+//! agent's other errands into a pod go the same way.
 
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
@@ -34,10 +37,17 @@ impl Children {
 
 impl Exchange for Children {
     async fn run(&self, job: &Job) -> Outcome<Answer> {
-        let failed = |why: String| Failure::new(Code::PluginFailed, format!("trestle dhcp exchange: {why}"));
-        let limit = Duration::from_secs(job.seconds.into()) + GRACE;
+        self.ask("exchange", job, Duration::from_secs(job.seconds.into()) + GRACE).await
+    }
+}
+
+impl Children {
+    /// `trestle dhcp VERB`: the question in, the answer out. A child that takes longer is killed.
+    pub async fn ask<A: DeserializeOwned>(&self, verb: &str, job: &impl Serialize, limit: Duration) -> Outcome<A> {
+        let failed = |why: String| Failure::new(Code::PluginFailed, format!("trestle dhcp {verb}: {why}"));
         let text = serde_json::to_vec(job).map_err(|e| failed(format!("the job is no JSON: {e}")))?;
-        let mut child = self.start().map_err(|e| failed(format!("{} cannot be run: {e}", self.program.display())))?;
+        let mut child =
+            self.start(verb).map_err(|e| failed(format!("{} cannot be run: {e}", self.program.display())))?;
         match timeout(limit, talk(&mut child, &text)).await {
             Ok(Ok((status, said))) if status.success() => serde_json::from_slice(&said).map_err(|e| {
                 let said = String::from_utf8_lossy(&said);
@@ -52,14 +62,12 @@ impl Exchange for Children {
             }
         }
     }
-}
 
-impl Children {
     #[expect(clippy::disallowed_methods, reason = "the keeper's own program, which enters where the keeper must not")]
-    fn start(&self) -> std::io::Result<Child> {
+    fn start(&self, verb: &str) -> std::io::Result<Child> {
         Command::new(&self.program)
             .arg0("trestle")
-            .args(["dhcp", "exchange"])
+            .args(["dhcp", verb])
             .env("TRESTLE_RUN_DIR", &self.run)
             .env("TRESTLE_STATE_DIR", &self.state)
             .stdin(Stdio::piped())

@@ -1,7 +1,7 @@
 //! Keeps attachments as they were made, and takes away what nobody needs any more: ports that were thrown off their bridge
 //! (`ports`), rules of the packet filter that were flushed (`filters`), filters around machines' DHCP that were removed
-//! (`fences`), entries whose container is gone (`sweep`), addresses of an earlier boot (`addresses`). Tells of
-//! carriers that were lost, and of macvlans in a bridge's place (`carrier`).
+//! (`fences`), what joins machines to their taps (`taps`), entries whose container is gone (`sweep`), addresses of an
+//! earlier boot (`addresses`). Tells of carriers that were lost, and of macvlans in a bridge's place (`carrier`).
 //!
 //! ```text
 //! kernel's events: links ─→ 200 ms ─→ ports, filters, carriers
@@ -18,6 +18,7 @@ mod filters;
 mod ports;
 mod sight;
 mod sweep;
+mod taps;
 #[cfg(test)]
 mod tests;
 mod told;
@@ -27,13 +28,16 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 pub use self::sight::{Fate, fate};
+pub use self::taps::Visit;
 
 use self::addresses::Addresses;
 use self::carrier::Carriers;
 use self::fences::Fences;
 use self::filters::Filters;
 use self::ports::Ports;
+use self::sight::visible;
 use self::sweep::{APART, Sweep};
+use self::taps::Taps;
 use super::context::Context;
 use super::metrics::Family;
 use crate::net::nft::RulesetEvents;
@@ -59,6 +63,7 @@ const BROKEN: Family = Family::gauge("trestle_journal_broken", "Entries of the j
 pub enum Kind {
     Port,
     Fence,
+    Tap,
     Filter,
     Sweep,
     Address,
@@ -71,6 +76,7 @@ impl Kind {
         match self {
             Self::Port => "port",
             Self::Fence => "fence",
+            Self::Tap => "tap",
             Self::Filter => "filter",
             Self::Sweep => "sweep",
             Self::Address => "address",
@@ -86,6 +92,8 @@ impl Kind {
             (Self::Port, false) => "PortNotRepaired",
             (Self::Fence, true) => "DhcpFilterRepaired",
             (Self::Fence, false) => "DhcpFilterNotRepaired",
+            (Self::Tap, true) => "TapRepaired",
+            (Self::Tap, false) => "TapNotRepaired",
             (Self::Filter, true) => "FilterRepaired",
             (Self::Filter, false) => "FilterNotRepaired",
             (Self::Sweep, true) => "Swept",
@@ -118,12 +126,12 @@ pub struct Tools<'a> {
 }
 
 /// In the calling thread's namespace. `tell`: makes an Event of it. Ends only by a failure of the kernel's events.
-pub async fn run(ctx: &Context, tell: &dyn Fn(&Said)) -> Outcome<()> {
+pub async fn run(ctx: &Context, tell: &dyn Fn(&Said), visit: &impl Visit) -> Outcome<()> {
     let host = Namespace::own()?;
     let mut events = Events { links: host.link_events()?, rules: RulesetEvents::open()? };
     let links = host.netlink()?;
     let tools = Tools { dirs: &ctx.dirs, host: &host, links: &links, dry_run: ctx.dry_run };
-    let mut work = Repair::new(ctx, tools, tell);
+    let mut work = Repair::new(ctx, tools, tell, visit);
     let mut next = Instant::now();
     let mut woken = Woken::Time;
     loop {
@@ -163,13 +171,15 @@ enum Woken {
     Rules,
 }
 
-struct Repair<'a> {
+struct Repair<'a, V> {
     ctx: &'a Context,
     tools: Tools<'a>,
     tell: &'a dyn Fn(&Said),
+    visit: &'a V,
     ports: Ports,
     carriers: Carriers,
     fences: Fences,
+    taps: Taps,
     filters: Filters,
     sweep: Sweep,
     addresses: Addresses,
@@ -177,12 +187,13 @@ struct Repair<'a> {
     filters_at: Instant,
 }
 
-impl<'a> Repair<'a> {
-    fn new(ctx: &'a Context, tools: Tools<'a>, tell: &'a dyn Fn(&Said)) -> Self {
+impl<'a, V: Visit> Repair<'a, V> {
+    fn new(ctx: &'a Context, tools: Tools<'a>, tell: &'a dyn Fn(&Said), visit: &'a V) -> Self {
         let (ports, filters, fences, sweep) =
             (Ports::default(), Filters::default(), Fences::default(), Sweep::default());
-        let (addresses, carriers, filters_at) = (Addresses::default(), Carriers::default(), Instant::now());
-        Self { ctx, tools, tell, ports, carriers, fences, filters, sweep, addresses, filters_at }
+        let (taps, addresses, carriers) = (Taps::default(), Addresses::default(), Carriers::default());
+        let filters_at = Instant::now();
+        Self { ctx, tools, tell, visit, ports, carriers, fences, taps, filters, sweep, addresses, filters_at }
     }
 
     async fn round(&mut self, woken: Woken) -> Outcome<()> {
@@ -193,6 +204,8 @@ impl<'a> Repair<'a> {
             let said = self.addresses.round(&self.tools);
             self.say(&said);
             let said = self.fences.round(&self.tools, &entries).await?;
+            self.say(&said);
+            let said = self.taps.round(&self.tools, &entries, self.visit).await?;
             self.say(&said);
         }
         // First, as a port that comes back should find its guard.

@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use super::*;
 use crate::attach::tests::machine::{both, machine};
 use crate::attach::tests::{At, Node};
+use crate::attach::{Finding, Round};
 use crate::net::Link;
 use crate::net::testing::block_on;
 use crate::store::ContainerLock;
@@ -21,6 +22,15 @@ fn context(node: &Node, dry_run: bool) -> Context {
     Context { dirs: node.dirs.clone(), node: "n1".into(), dry_run, ..super::super::testing::context(&node.dirs.run) }
 }
 
+/// Goes into the pods by itself: the program is another one here.
+struct Here(Dirs);
+
+impl Visit for Here {
+    async fn visit(&self, round: &Round) -> Outcome<Vec<Option<Finding>>> {
+        Ok(crate::attach::mend(round, &self.0).await)
+    }
+}
+
 type Words = Rc<RefCell<Vec<Said>>>;
 
 /// The script beside the duty. What it says is collected.
@@ -29,8 +39,9 @@ fn beside(node: &Node, dry_run: bool, script: impl AsyncFnOnce(&Words, &Context)
         block_on(async {
             let (words, ctx) = (Words::default(), context(node, dry_run));
             let tell = |said: &Said| words.borrow_mut().push(said.clone());
+            let here = Here(ctx.dirs.clone());
             tokio::select! {
-                ended = run(&ctx, &tell) => panic!("{ended:?}"),
+                ended = run(&ctx, &tell, &here) => panic!("{ended:?}"),
                 () = async {
                     // Its first round has seen the ports.
                     sleep(Duration::from_millis(100)).await;
@@ -481,4 +492,33 @@ fn a_lost_carrier_is_told_once_for_each_loss() {
         sleep(SETTLE).await;
         assert!(words.borrow().is_empty(), "an agent that begins: the one before it has told");
     });
+}
+
+#[test]
+fn what_joins_a_machine_to_its_tap_is_put_back() {
+    let node = Node::new();
+    let pod = node.pod("machine");
+    At { ifname: "pod094a367b026", ..node.at(&pod).of_vm() }.add().unwrap();
+    let args = json!({"cni": {"logicNetworkName": "lan"}});
+    let bind = At { ifname: "net2", ..node.at(&pod).of_vm() }
+        .with(json!({"name": "trestle-binding", "bridge": null, "ipam": null, "args": args}));
+    let bound = bind.add().unwrap();
+    beside(&node, false, async |words, _| {
+        sleep(SETTLE).await;
+        assert!(words.borrow().is_empty(), "all is well: {words:?}");
+    });
+    pod.sh("tc qdisc del dev pod094a367b026 ingress");
+    let what = "lan: the filter that keeps the LAN's DHCP from it, and the redirect to its tap";
+    for (dry_run, text) in [(true, "would be put back"), (false, "was put back: somebody had taken it away")] {
+        beside(&node, dry_run, async |words, ctx| {
+            until("told", || !words.borrow().is_empty()).await;
+            let said = words.borrow_mut().remove(0);
+            assert_eq!(said.text, format!("{what} {text}"));
+            assert_eq!(said.kind.reason(said.done), if dry_run { "TapNotRepaired" } else { "TapRepaired" });
+            let outcome = if dry_run { "told" } else { "done" };
+            let counted = format!("trestle_repairs_total{{kind=\"tap\",outcome=\"{outcome}\"}} 1");
+            assert!(ctx.metrics.text().contains(&counted));
+        });
+        assert_eq!(bind.check(&bound).is_ok(), !dry_run);
+    }
 }

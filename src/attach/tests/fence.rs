@@ -2,9 +2,9 @@
 
 use super::machine::{POD_LINK, bind, both, machine, wire};
 use super::*;
-use crate::attach::{Served, Terms, guests};
+use crate::attach::{Finding, Round, Served, Terms, guests, mend};
 use crate::ipam::dhcp::{Answer, Identity, Step, Wish};
-use crate::store::{LeaseRecord, Leases};
+use crate::store::{ContainerLock, LeaseRecord, Leases};
 use crate::types::Code;
 
 fn served(node: &Node) -> Vec<Served> {
@@ -149,6 +149,93 @@ fn somebody_elses_qdisc_at_the_hosts_end() {
     bind.check(&bound).unwrap();
     bind.del().unwrap();
     assert_eq!(filters(&node, &port), before, "what is somebody else's is as it was");
+}
+
+fn rounds(node: &Node, path: &std::path::Path, dry_run: bool) -> Option<Finding> {
+    let id = AttachmentId { container: "c1".parse().unwrap(), ifname: "net2".parse().unwrap(), role: Role::Bind };
+    let round = Round { dry_run, of: vec![(id, path.into())] };
+    node.run(|| block_on(mend(&round, &node.dirs))).remove(0)
+}
+
+#[test]
+fn what_was_made_in_the_pod_is_put_back() {
+    let node = Node::new();
+    let pod = node.pod("machine");
+    wire(&node, &pod).add().unwrap();
+    let bind = bind(&node, &pod);
+    let bound = bind.add().unwrap();
+    assert_eq!(rounds(&node, &pod.path, false), None);
+    let other = node.pod("other");
+    let (filter, to, from) =
+        ("the filter that keeps the LAN's DHCP from it", "the redirect to its tap", "the redirect from its tap");
+    for (change, missing) in [
+        (format!("tc filter del dev {POD_LINK} ingress prio 67"), vec![filter]),
+        (format!("tc filter del dev {POD_LINK} ingress prio 100"), vec![to]),
+        (format!("tc filter del dev {POD_LINK} ingress"), vec![filter, to]),
+        (format!("tc qdisc del dev {POD_LINK} ingress"), vec![filter, to]),
+        ("tc qdisc del dev tap094a367b026 ingress".into(), vec![from]),
+        (
+            format!("tc qdisc del dev tap094a367b026 ingress; tc qdisc del dev {POD_LINK} ingress"),
+            vec![filter, to, from],
+        ),
+    ] {
+        let before = filters_in(&pod);
+        pod.sh(&change);
+        let broken = filters_in(&pod);
+        let would = rounds(&node, &pod.path, true).expect("something is missing");
+        assert_eq!((would.done, would.text), (false, format!("{} would be put back", missing.join(", and "))));
+        // Somebody is at work on it, and another pod is at the path.
+        let lock = ContainerLock::try_lock(&node.dirs, &"c1".parse().unwrap()).unwrap();
+        assert_eq!(rounds(&node, &pod.path, false), None);
+        drop(lock);
+        assert_eq!(rounds(&node, &other.path, false), None);
+        assert_eq!(filters_in(&pod), broken);
+        let done = rounds(&node, &pod.path, false).unwrap();
+        assert!(done.done && done.text.starts_with(&missing.join(", and ")), "{done:?}");
+        assert_eq!(rounds(&node, &pod.path, false), None, "{change}");
+        assert_eq!(filters_in(&pod), before, "{change}");
+        bind.check(&bound).unwrap();
+    }
+    pod.sh(&format!("tc qdisc del dev {POD_LINK} ingress; tc qdisc add dev {POD_LINK} clsact"));
+    let told = rounds(&node, &pod.path, false).unwrap();
+    assert!(!told.done && told.text.contains("qdisc clsact of somebody else's"), "{told:?}");
+    pod.sh("ip link del tap094a367b026");
+    assert_eq!(rounds(&node, &pod.path, false), None, "nobody but its maker makes a tap");
+    bind.del().unwrap();
+    assert_eq!(rounds(&node, &pod.path, false), None);
+}
+
+/// Without numbers that the kernel gives anew; tc names the parent of some alone.
+fn filters_in(pod: &Pod) -> String {
+    let show = |link: &str| format!("tc filter show dev {link} ingress; tc qdisc show dev {link} | grep ffff: || true");
+    let all = pod.sh(&format!("{}; {}", show(POD_LINK), show("tap094a367b026")));
+    all.lines().filter(|l| !l.contains("index")).map(|l| l.replace(" parent ffff:", "") + "\n").collect()
+}
+
+/// A clsact that was there before us is shared; the one that the agent makes after that has gone is ours.
+#[test]
+fn a_qdisc_that_the_agent_has_made_goes_with_the_bind_step() {
+    let node = Node::new();
+    let pod = node.pod("machine");
+    node.sh(&format!(
+        "ip link add other type veth peer name {POD_LINK} netns {}; ip link set other master br0 up; tc qdisc add dev other clsact",
+        pod.path.display()
+    ));
+    pod.sh(&format!("ip link set {POD_LINK} up; ip addr add 10.1.2.7/24 dev {POD_LINK}"));
+    let bind = bind(&node, &pod);
+    bind.add().unwrap();
+    node.sh("tc qdisc del dev other clsact");
+    node.run(|| {
+        block_on(async {
+            let host = Namespace::own().unwrap();
+            let entries: Vec<_> = Journal(&node.dirs).all().unwrap().into_iter().flatten().collect();
+            let fence = crate::attach::fences(&entries, &node.dirs, &host).unwrap().remove(0);
+            assert!(fence.mend(&node.dirs, &host.netlink().unwrap()).await.unwrap());
+        });
+    });
+    assert!(filters(&node, "other").contains("pref 67 bpf"));
+    bind.del().unwrap();
+    assert_eq!(filters(&node, "other"), "");
 }
 
 /// A runtime deletes in any order, and the journal may be lost.
