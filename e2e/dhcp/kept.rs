@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::server::both_servers;
 use super::{Lends, Program, Server, address, exchange, plain, records};
+use crate::harness::Lab;
 
 both_servers! {
     fn a_renewal_gives_the_address_its_time_again(program: Program) {
@@ -37,6 +38,37 @@ both_servers! {
             assert_eq!(address(&pod, "net1").unwrap().0, "198.51.100.10/24");
             assert!(pod.run("ip route").contains("default via 198.51.100.1 dev net1"));
         }
+    }
+
+    fn routes_and_mtu_follow_what_the_server_says(program: Program) {
+        let (lab, lan) = Lab::with_lan();
+        let says = |mtu: Option<u16>, routes: &[u8]| {
+            let lends = Lends::default().option(121, routes);
+            let lends = mtu.map_or(lends.clone(), |mtu| lends.option(26, mtu.to_be_bytes()));
+            Server::of(program, &lab, &lan, &lends)
+        };
+        let (by_1, by_9) = ([0, 198, 51, 100, 1], [0, 198, 51, 100, 9, 8, 10, 198, 51, 100, 8]);
+        let server = says(Some(1400), &by_1);
+        let pod = lab.pod();
+        plain(&lab, &pod).add();
+        let mut job = records(&lab)[0]["job"].clone();
+        assert_eq!((&job["follows"], pod.link("net1").mtu), (&json!({"most": 1500, "mtu": 1400}), 1400));
+        job["step"] = json!("First");
+        drop(server);
+        let server = says(Some(1200), &by_9);
+        assert_eq!(exchange(&lab, &job)["Bound"]["address"], "198.51.100.10");
+        let routes = pod.run("ip route");
+        assert!(routes.contains("default via 198.51.100.9") && routes.contains("10.0.0.0/8 via 198.51.100.8"), "{routes}");
+        assert!(!routes.contains("via 198.51.100.1 "), "{routes}");
+        assert_eq!(pod.link("net1").mtu, 1200);
+        drop(server);
+        // None is said any more; but a smaller one than was given is somebody else's.
+        let _server = says(None, &by_1);
+        exchange(&lab, &job);
+        assert_eq!(pod.link("net1").mtu, 1200);
+        job["follows"]["mtu"] = json!(1200);
+        exchange(&lab, &job);
+        assert_eq!(pod.link("net1").mtu, 1500);
     }
 
     fn a_server_that_says_no_is_heard(program: Program) {

@@ -130,6 +130,7 @@ fn words(news: &News) -> (&'static str, Option<(&'static str, String)>) {
                 format!("lease without keeper until now, for {} s: no agent ran; it is kept again", time.as_secs());
             ("unkept", Some(("LeaseUnkept", text)))
         }
+        News::Amended(text) => ("amended", Some(("LeaseChanged", format!("the DHCP server gives {text}")))),
         News::Silent => ("silent", None),
         News::Refused(why) => {
             ("refused", Some(("LeaseRefused", format!("the DHCP server took the address back: {why}"))))

@@ -53,7 +53,8 @@ pub async fn carry_out(work: &mut Work<'_>, plan: &BridgeWire) -> Outcome<AddRes
         ifname: work.job.ifname,
     };
     let patience = ready_to_ask(work, plan, &target, host.index).await?;
-    let mut lease = work.lease(POD, plan.form, PodEnd { index: pod_index, mac: pod_mac }, patience)?;
+    let end = PodEnd { index: pod_index, mac: pod_mac, mtu: plan.pod_mtu.map(|mtu| mtu.get()) };
+    let mut lease = work.lease(POD, plan.form, end, patience)?;
     if let Some(gateway) = &plan.gateway {
         gateway::complete(&mut lease, gateway);
     }

@@ -7,7 +7,9 @@
 use ipnetwork::IpNetwork;
 
 use crate::cni::{AddResult, Interface, IpConfig, Route};
+use crate::ipam::dhcp;
 use crate::net::{Link, LinkKind, Netlink, PortState, nft};
+use crate::store::Leases;
 use crate::types::{Code, Failure, Outcome, Role, VlanId};
 
 use super::address::network;
@@ -53,7 +55,7 @@ pub async fn wire(job: &Job<'_>, conf: &WireConf) -> Outcome<()> {
         elsewhere.extend(prev.ips.iter().map(|ip| ip.address));
     }
     addresses(&sides.pod_links, &pod, &prev.ips, &elsewhere).await?;
-    if vm { Ok(()) } else { routes(&sides.pod_links, &prev.routes).await }
+    if vm { Ok(()) } else { routes(&sides.pod_links, &of_today(job, prev.routes)?).await }
 }
 
 async fn by_record(job: &Job<'_>, sides: &Sides, record: &Wire, prev: Option<&AddResult>) -> Outcome<()> {
@@ -134,7 +136,7 @@ async fn in_pod(job: &Job<'_>, sides: &Sides, record: &Wire, pod: &Link, prev: O
     }
     let Some(prev) = prev else { return Ok(()) };
     addresses(&sides.pod_links, pod, &prev.ips, &taken_off(job, pod.index)?).await?;
-    if record.vm { Ok(()) } else { routes(&sides.pod_links, &prev.routes).await }
+    if record.vm { Ok(()) } else { routes(&sides.pod_links, &of_today(job, prev.routes.clone())?).await }
 }
 
 /// Addresses that a bind step has taken off this link: they count as present.
@@ -150,6 +152,14 @@ fn taken_off(job: &Job<'_>, link: u32) -> Outcome<Vec<IpNetwork>> {
         }
     }
     Ok(all)
+}
+
+/// Without those that were a lease's, and that a renewal has taken away.
+fn of_today(job: &Job<'_>, told: Vec<Route>) -> Outcome<Vec<Route>> {
+    let record = Leases::new(job.dirs).read::<dhcp::Job>(job.container, job.ifname)?;
+    let Some(now) = record.and_then(|r| r.job.routes) else { return Ok(told) };
+    let same = |a: &Route, b: &Route| (network(a.dst), a.gw) == (network(b.dst), b.gw);
+    Ok(told.into_iter().filter(|told| now.iter().any(|now| same(told, now))).collect())
 }
 
 async fn vlans(sides: &Sides, port: &Link, native: Option<VlanId>, tagged: &[VlanId]) -> Outcome<()> {

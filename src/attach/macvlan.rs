@@ -54,7 +54,7 @@ pub async fn carry_out(work: &mut Work<'_>, plan: &MacvlanWire) -> Outcome<AddRe
         address::wake(&target, plan.form).await?;
     }
     let interface = u32::from(plan.fallback.is_some());
-    let end = PodEnd { index: link.index, mac: link.mac };
+    let end = PodEnd { index: link.index, mac: link.mac, mtu: Some(link.mtu) };
     let mut lease = work.lease(interface, plan.form, end, Duration::ZERO)?;
     lease.routes = address::configure(&target, plan.form, &lease, true).await?;
     let mtu = address::narrowed(link.mtu, &lease, plan.form);

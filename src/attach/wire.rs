@@ -22,6 +22,8 @@ use super::{Job, Sides, WireConf, bridge, dhcp, facts, macvlan};
 pub struct PodEnd {
     pub index: u32,
     pub mac: Option<Mac>,
+    /// That it was made with, where the plan says one.
+    pub mtu: Option<u32>,
 }
 
 /// An attachment at work: what was opened, and the record that undoes it.
@@ -85,6 +87,7 @@ impl Work<'_> {
                 namespace: &self.sides.pod,
                 index: end.index,
                 mac: end.mac,
+                mtu: end.mtu,
                 vm,
                 sets: !vm,
                 patience,

@@ -80,6 +80,7 @@ fn job() -> Job {
         step: Step::Renew(lease),
         seconds: 1,
         routes: None,
+        follows: None,
     }
 }
 

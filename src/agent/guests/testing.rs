@@ -87,6 +87,7 @@ pub fn lease_record(dirs: &Dirs, address: Ipv4Addr, seconds: u32) -> LeaseRecord
         step: Step::Renew(lease.for_seconds(seconds)),
         seconds: 5,
         routes: None,
+        follows: None,
     };
     LeaseRecord::new(dirs, "c1".parse().unwrap(), "pod094a367b026".parse().unwrap(), "lan", job).unwrap()
 }

@@ -177,11 +177,16 @@ impl<E: Exchange, C: Clock, R: Report> Keeping<E, C, R> {
         if let News::Got { .. } = news {
             tracing::warn!(lease = %self.name(), address = %lease.address, ?before, "another address than before");
         }
-        self.record.job.step = Step::Renew(lease);
+        let amended = self.record.job.held().and_then(|old| lease.amends(old));
+        self.record.job = self.record.job.bound(lease);
         self.record.got_at = millis(self.now());
         self.record.got_at_wall = wall_clock();
         (self.asked, self.tries) = (None, 0);
         self.tell(&news);
+        if let Some(text) = amended {
+            tracing::info!(lease = %self.name(), "the server says: {text}");
+            self.tell(&News::Amended(text));
+        }
         self.write().await
     }
 

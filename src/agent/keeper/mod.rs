@@ -60,6 +60,8 @@ pub enum News {
     Got {
         before: Option<std::net::Ipv4Addr>,
     },
+    /// The server says something else beside the address.
+    Amended(String),
     /// No server answered.
     Silent,
     /// A server took the address back.

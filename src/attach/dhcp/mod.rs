@@ -23,11 +23,11 @@ use nix::errno::Errno;
 
 use super::address::{broadcast, kernel_route};
 use crate::cni;
-use crate::ipam::dhcp::{Answer, Job, Lease, Start, Step, Why};
+use crate::ipam::dhcp::{Answer, Follows, Job, Lease, Start, Step, Why};
 use crate::net::packet::is_gone;
-use crate::net::{Link, Namespace, NetResult, Netlink, NewAddress};
+use crate::net::{Link, LinkChange, Namespace, NetResult, Netlink, NewAddress};
 use crate::store::{Dirs, LeaseRecord, Leases};
-use crate::types::{ContainerId, IfName, Outcome};
+use crate::types::{ContainerId, IfName, Mtu, Outcome};
 
 use client::{Client, End};
 
@@ -106,8 +106,8 @@ fn network(lease: &Lease) -> Option<IpNetwork> {
     Ipv4Network::new(lease.address, lease.prefix).ok().map(IpNetwork::V4)
 }
 
-/// Gives the address on the link its new time; puts it back, with its routes, where ADD had put it and it ran out. Never on
-/// a machine's link that is bound: the guest has it then.
+/// Gives the address on the link its new time; puts it back, with its routes, where ADD had put it and it ran out; lets
+/// routes and MTU follow what the server says now. Never on a machine's link that is bound: the guest has it then.
 async fn keep(job: &Job, there: &There, lease: &Lease, valid: Option<u32>) -> Outcome<()> {
     let Some(net) = network(lease) else { return Ok(()) };
     let (links, index) = (&there.links, job.index);
@@ -125,12 +125,47 @@ async fn keep(job: &Job, there: &There, lease: &Lease, valid: Option<u32>) -> Ou
     if job.routes.is_none() && bound().await? {
         return Ok(take_off(there, lease.address).await?);
     }
-    if on_link {
-        return Ok(());
+    let next = job.bound(lease.clone());
+    match follow(links, job, &next, on_link).await {
+        // The lease is held all the same, and must not be lost for a route that the kernel does not take.
+        Err(e) if on_link => {
+            tracing::warn!(ifname = job.ifname, error = %e, "not all that the DHCP server says now is in force")
+        }
+        followed => followed?,
     }
-    for route in job.routes.iter().flatten() {
+    Ok(())
+}
+
+/// Takes off the routes that the lease has no more, and sets those that it has not had before; without the address, none of
+/// them was left. Then the MTU.
+async fn follow(links: &Netlink, job: &Job, next: &Job, on_link: bool) -> NetResult<()> {
+    let index = job.index;
+    let before: Vec<&cni::Route> = job.routes.iter().flatten().filter(|_| on_link).collect();
+    let now: Vec<&cni::Route> = next.routes.iter().flatten().collect();
+    for route in before.iter().filter(|route| !now.contains(route)) {
+        match links.delete_route(&kernel_route(route, route.gw, index)).await {
+            // ADD has not set it, or it went with something else.
+            Err(e) if e.gone() => {}
+            other => other?,
+        }
+    }
+    for route in now.iter().filter(|route| !before.contains(route)) {
         restore(links, index, route).await?;
     }
+    resize(links, job, next).await
+}
+
+/// The link's MTU, where the server gives another one than before. A smaller one that somebody else has set meanwhile stays.
+async fn resize(links: &Netlink, job: &Job, next: &Job) -> NetResult<()> {
+    let of = |job: &Job| job.follows.as_ref().and_then(Follows::link_mtu);
+    let (Some(before), Some(now)) = (of(job), of(next)) else { return Ok(()) };
+    let Some(link) = links.link_at(job.index).await?.filter(|_| before != now) else { return Ok(()) };
+    if link.mtu != before && link.mtu <= now {
+        return Ok(());
+    }
+    let Ok(mtu) = Mtu::try_from(i64::from(now)) else { return Ok(()) };
+    links.set_link(job.index, &LinkChange { mtu: Some(mtu), ..LinkChange::default() }).await?;
+    tracing::info!(link = link.name, before = link.mtu, "the DHCP server gives an MTU of {mtu}");
     Ok(())
 }
 

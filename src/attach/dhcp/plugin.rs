@@ -60,6 +60,7 @@ async fn add(call: &Call, dirs: &Dirs, facts: &PodFacts, container: &ContainerId
         namespace: &namespace,
         index: link.index,
         mac: link.mac,
+        mtu: None,
         vm: facts.what_for(ifname, true).is_vm(),
         sets: false,
         patience: Duration::ZERO,

@@ -13,10 +13,10 @@ use serde_json::{Map, Value};
 
 use super::client::{Client, End};
 use super::{Unkept, is_of_this_boot, network, remaining};
-use crate::cni::{self, Args, Dns, IpConfig, json};
+use crate::cni::{Args, Dns, IpConfig, json};
 use crate::failpoint::hit;
 use crate::ipam;
-use crate::ipam::dhcp::{Identity, Job, Lease, Route, Start, Step, Why, Wish};
+use crate::ipam::dhcp::{Follows, Identity, Job, Lease, Start, Step, Why, Wish, routes};
 use crate::net::Namespace;
 use crate::plan::PodFacts;
 use crate::store::{Dirs, LeaseRecord, Leases, wall_clock};
@@ -31,8 +31,6 @@ const SOCKET: &str = "/run/cni/dhcp.sock";
 /// In a job of a keeper, until it says otherwise.
 const SECONDS: u32 = 10;
 const HOST_NAME: u8 = 12;
-/// RT_SCOPE_LINK.
-const LINK: u8 = 253;
 
 /// A section that has been read and found in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,6 +66,8 @@ pub struct Target<'a> {
     pub namespace: &'a Namespace,
     pub index: u32,
     pub mac: Option<Mac>,
+    /// The link's, where the caller has chosen it.
+    pub mtu: Option<u32>,
     pub vm: bool,
     /// The caller sets address and routes on the link, and so a keeper may do it again.
     pub sets: bool,
@@ -185,6 +185,7 @@ impl Dhcp {
             step: Step::First,
             seconds: SECONDS,
             routes: None,
+            follows: None,
         })
     }
 
@@ -194,8 +195,10 @@ impl Dhcp {
                 format!("{}: server {} gives {} without a subnet mask", target.ifname, lease.server, lease.address);
             return Err(Failure::new(Code::IpamNothing, msg).remedy("configure option 1 (subnet-mask) on the server"));
         }
-        let routes = target.sets.then(|| self.routes(lease));
-        let job = Job { routes, ..job.with(Step::Renew(lease.clone()), SECONDS) };
+        let routes = target.sets.then(|| routes(lease, self.priority));
+        let most = target.mtu.filter(|_| self.whole);
+        let follows = target.sets.then_some(Follows { priority: self.priority, most, mtu: lease.mtu });
+        let job = Job { routes, follows, ..job.with(Step::Renew(lease.clone()), SECONDS) };
         let (container, ifname) = (target.container.clone(), target.ifname.clone());
         let mut record = LeaseRecord::new(target.dirs, container, ifname, target.network, job)?;
         record.got_at = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
@@ -205,17 +208,13 @@ impl Dhcp {
         Ok(record)
     }
 
-    fn routes(&self, lease: &Lease) -> Vec<cni::Route> {
-        lease.routes.iter().map(|r| cni::Route { priority: self.priority, ..route(r) }).collect()
-    }
-
     /// What an IPAM plugin answers.
     pub fn result(&self, lease: &Lease) -> ipam::Lease {
         let gateway = lease.routers.first().map(|g| IpAddr::V4(*g));
         let ip = |address: IpNetwork| IpConfig { interface: None, address, gateway };
         ipam::Lease {
             ips: network(lease).map(ip).into_iter().collect(),
-            routes: self.routes(lease),
+            routes: routes(lease, self.priority),
             dns: if self.whole { dns(lease) } else { Dns::default() },
             valid: None,
             mtu: lease.mtu.filter(|_| self.whole),
@@ -266,12 +265,6 @@ pub fn is_kept(socket: &Path) -> bool {
     const ANSWER: Duration = Duration::from_millis(50);
     let ended = |mut c: UnixStream| c.set_read_timeout(Some(ANSWER)).and_then(|()| c.read(&mut [0]));
     UnixStream::connect(socket).and_then(ended).is_ok_and(|read| read == 0)
-}
-
-/// The reference writes a destination that is on the link with a gateway of zeros.
-fn route(r: &Route) -> cni::Route {
-    let plain = cni::Route::new(IpNetwork::V4(r.dst), Some(IpAddr::V4(r.gw.unwrap_or(Ipv4Addr::UNSPECIFIED))));
-    cni::Route { scope: r.gw.is_none().then_some(LINK), ..plain }
 }
 
 fn dns(lease: &Lease) -> Dns {

@@ -301,6 +301,7 @@ fn a_leases_address_does_not_come_back_to_a_bound_link() {
         step: Step::Renew(lease.clone()),
         seconds: 1,
         routes: None,
+        follows: None,
     };
     let record =
         LeaseRecord::new(&node.dirs, "c1".parse().unwrap(), POD_LINK.parse().unwrap(), "lan", job.clone()).unwrap();

@@ -54,6 +54,31 @@ impl Lease {
         Self { seconds, t1, t2, ..self }
     }
 
+    /// What it says beside the address otherwise than the one before; for a person. A server that tells the same in another
+    /// order each time has said nothing new.
+    pub fn amends(&self, before: &Self) -> Option<String> {
+        let list = |mut all: Vec<String>| {
+            all.sort_unstable();
+            if all.is_empty() { "none".into() } else { all.join(" and ") }
+        };
+        let route = |r: &Route| r.gw.map_or_else(|| r.dst.to_string(), |gw| format!("{} by {gw}", r.dst));
+        let texts = |all: &[Ipv4Addr]| list(all.iter().map(ToString::to_string).collect());
+        let of = |lease: &Self| {
+            let names = lease.domain.iter().chain(&lease.search).cloned().collect();
+            [
+                ("routes", list(lease.routes.iter().map(route).collect())),
+                ("DNS", texts(&lease.dns)),
+                ("domains", list(names)),
+                ("MTU", list(lease.mtu.iter().map(ToString::to_string).collect())),
+            ]
+        };
+        let changed = |((what, now), (_, old)): (&(&str, String), &(&str, String))| {
+            (now != old).then(|| format!("{what} {now} instead of {old}"))
+        };
+        let all: Vec<String> = of(self).iter().zip(&of(before)).filter_map(changed).collect();
+        (!all.is_empty()).then(|| all.join(", "))
+    }
+
     /// Says what is senseless where it is no lease.
     pub(super) fn of(reply: &Reply, server: Ipv4Addr) -> Result<Self, String> {
         let address = reply.address;

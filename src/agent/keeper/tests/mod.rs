@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use super::*;
-use crate::ipam::dhcp::{Identity, Lease, Step, Wish};
+use crate::ipam::dhcp::{Follows, Identity, Lease, Step, Wish};
 use crate::types::Mac;
 
 pub fn lease(n: u16, seconds: u32) -> Lease {
@@ -39,7 +39,7 @@ pub fn job(n: u16) -> Job {
     let identity = Identity { hardware, client_id: vec![0, high, low], broadcast: false };
     let (ifname, netns) = ("net1".into(), "/proc/self/ns/net".into());
     let (wish, step) = (Wish::default(), Step::First);
-    Job { netns, cookie: 1, index: 2, ifname, identity, wish, step, seconds: 1, routes: None }
+    Job { netns, cookie: 1, index: 2, ifname, identity, wish, step, seconds: 1, routes: None, follows: None }
 }
 
 /// Tokio's paused clock, and on top what a node has slept.
@@ -86,6 +86,7 @@ struct Model {
     lapsed: Vec<u16>,
     running: usize,
     most: usize,
+    mtu: Option<u16>,
 }
 
 #[derive(Clone)]
@@ -140,7 +141,7 @@ impl Server {
             lease(model.spare, 1).address
         });
         model.leases.insert(n, (given, end));
-        Answer::Bound(Lease { address: given, ..lease(n, model.seconds) })
+        Answer::Bound(Lease { address: given, mtu: model.mtu, ..lease(n, model.seconds) })
     }
 }
 
@@ -216,6 +217,7 @@ impl Node {
             lapsed: Vec::new(),
             running: 0,
             most: 0,
+            mtu: None,
         };
         let server = Server { model: Arc::new(Mutex::new(model)), clock: clock.clone() };
         let dirs = Dirs::new(place.join("run"), place.join("state")).with_boot("now");
@@ -411,6 +413,22 @@ async fn a_refusal_takes_the_address_at_once() {
     assert_eq!(node.server.seen(1), [Asked::Renew, Asked::Drop, Asked::First]);
     assert_eq!(node.address(1), Some(lease(60_001, 1).address));
     assert!(matches!(&node.news(1)[..], [News::Refused(_), News::Lost, News::Got { before: None }]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_renewal_says_otherwise_is_kept_and_told_once() {
+    let node = Node::new(600);
+    let mut record = node.add(1);
+    record.job.follows = Some(Follows { priority: None, most: Some(1500), mtu: None });
+    Leases::new(&node.dirs).write(&record).unwrap();
+    node.keep_for(310).await;
+    assert_eq!(node.news(1), [News::Renewed]);
+    node.server.model().mtu = Some(1400);
+    node.keep_for(700).await;
+    let amended = News::Amended("MTU 1400 instead of none".into());
+    assert_eq!(node.news(1), [News::Renewed, News::Renewed, amended, News::Renewed]);
+    let kept = node.record(1).unwrap().job;
+    assert_eq!((kept.follows.unwrap().link_mtu(), kept.routes), (Some(1400), None));
 }
 
 #[tokio::test(start_paused = true)]
