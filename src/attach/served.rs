@@ -19,6 +19,8 @@ pub struct Served {
     pub pod: Option<PodRef>,
     /// As the machine's specification calls it.
     pub network: String,
+    /// Number of the link in the pod, whose other end the guest is answered at.
+    pub link: u32,
     pub guest: Guest,
     pub terms: Terms,
 }
@@ -56,6 +58,6 @@ pub fn served(entry: &Entry, dirs: &Dirs, host: &Namespace) -> Outcome<Option<Se
             None => Terms::NoLease,
         },
     };
-    let (container, ifname) = (container.clone(), entry.id.ifname.clone());
-    Ok(Some(Served { container, ifname, pod: bind.place.pod, network: bind.network, guest, terms }))
+    let (container, ifname, link) = (container.clone(), entry.id.ifname.clone(), bind.link);
+    Ok(Some(Served { container, ifname, pod: bind.place.pod, network: bind.network, link, guest, terms }))
 }

@@ -1,7 +1,8 @@
 //! One guest: hears it at the host end of its veth, and answers.
 //!
 //! Who else sends there is not answered: frames count only with the guest's own MAC as their source, which our own client
-//! never uses. What a link is, its index and MAC say; one that has other ones by now is left alone.
+//! never uses. What a link is, its index says, and its MAC or the other end of the veth; one that is another by now is left
+//! alone. Answers have the MAC that it had when the guest was bound, which the filters know, whatever it has now.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use crate::attach::{self, SERVER_ID, Served};
 use crate::ipam::dhcp::server::{Gift, Kind, Reply, Turn, Verdict, turn};
 use crate::net::frame::{Arp, EVERYBODY, Heard, Macs, Question};
 use crate::net::packet::ServerSocket;
-use crate::net::{Namespace, Netlink};
+use crate::net::{LinkKind, Namespace, Netlink};
 use crate::store::Journal;
 use crate::types::{AttachmentId, Code, Failure, Mac, Outcome, Role};
 
@@ -41,13 +42,15 @@ const QUESTIONS: Family =
 pub struct At {
     index: u32,
     host_mac: Mac,
+    /// The other end's index, in the pod.
+    peer: u32,
     mac: Mac,
 }
 
 impl At {
     pub fn of(served: &Served) -> Self {
         let guest = &served.guest;
-        Self { index: guest.host_index, host_mac: guest.host_mac, mac: guest.mac }
+        Self { index: guest.host_index, host_mac: guest.host_mac, peer: served.link, mac: guest.mac }
     }
 }
 
@@ -119,12 +122,14 @@ impl<S: Source> GuestTask<S> {
         }
     }
 
-    /// An index comes back to other links; a veth's MAC does not.
+    /// An index comes back to other links; a veth's MAC does not. udev gives the host's end of another plugin's veth one that
+    /// stays (`MACAddressPolicy=persistent`), and may do so after the guest was bound.
     async fn is_still_there(&self, links: &Netlink) -> Outcome<()> {
         let gone = |why: String| Failure::new(Code::Differs, format!("link {}: {why}", self.at.index));
         let link = links.link_at(self.at.index).await?.ok_or_else(|| gone("is gone".into()))?;
         match link.mac {
             Some(mac) if mac == self.at.host_mac => Ok(()),
+            _ if link.kind == LinkKind::Veth && link.lower == Some(self.at.peer) => Ok(()),
             Some(mac) => Err(gone(format!("has MAC {mac} instead of {}", self.at.host_mac))),
             None => Err(gone("has no MAC".into())),
         }

@@ -46,6 +46,7 @@ pub fn served() -> Served {
         ifname: "net1".parse().unwrap(),
         pod: Some(pod()),
         network: "lan".into(),
+        link: 2,
         guest: guest(false),
         terms: Terms::Given,
     }
@@ -101,13 +102,13 @@ fn entry(container: &str) -> AttachmentId {
     AttachmentId { container: container.parse().unwrap(), ifname, role: Role::Bind }
 }
 
-/// Writes what the bind step would, with this host end.
-pub fn bind(dirs: &Dirs, host: &Namespace, container: &str, (index, mac): (u32, Mac), lease: bool) {
+/// Writes what the bind step would, with this host end and this link in the pod.
+pub fn bind(dirs: &Dirs, host: &Namespace, container: &str, (index, mac, link): (u32, Mac, u32), lease: bool) {
     let guest = Guest { host_index: index, host_mac: mac, ..guest(lease) };
     let id = host.id().unwrap();
     let record = json!({
         "pod": pod(), "netns": "/run/netns/none", "boot": "b1", "pod_ns": id, "host_ns": id,
-        "network": "lan", "link": 2, "tap": "tap094a367b026", "tap_index": 3, "multi_queue": false,
+        "network": "lan", "link": link, "tap": "tap094a367b026", "tap_index": 3, "multi_queue": false,
         "addresses": [], "guest": guest,
     });
     Journal(dirs).write(&entry(container), &"trestle-binding".parse().unwrap(), &record).unwrap();

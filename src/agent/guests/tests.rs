@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::testing::{Client, MAC, ROUTER, bind, hold, unbind};
+use super::testing::{Client, MAC, ROUTER, bind, hold, lease_record, unbind};
 use super::*;
 use crate::agent::testing::{Cluster, context, eventually, pod_object, vmi_object};
 use crate::api::On;
 use crate::attach::SERVER_ID;
 use crate::ipam::dhcp::server::DhcpOptions;
-use crate::ipam::dhcp::{Lease, Start, Why};
+use crate::ipam::dhcp::{Lease, Route, Start, Step, Why};
 use crate::net::frame::{Arp, Heard};
-use crate::net::testing::{Bench, block_on};
+use crate::net::testing::{Bench, block_on, found, fresh, up, veth};
+use crate::store::Leases;
 use crate::types::{Code, Mac};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -27,7 +28,7 @@ struct Node {
     bench: Bench,
     host: Arc<Namespace>,
     ctx: Context,
-    end: (u32, Mac),
+    end: (u32, Mac, u32),
     pod: u32,
     dir: tempfile::TempDir,
 }
@@ -37,11 +38,11 @@ impl Node {
         let dir = tempfile::tempdir().unwrap();
         let mut bench = Bench::new();
         let (host, pod) = bench.pair().await;
-        let other = crate::net::testing::fresh();
+        let other = fresh();
         let host_ns = Arc::new(std::mem::replace(&mut bench.host_ns, other));
         Self {
             ctx: context(dir.path()),
-            end: (host.index, host.mac.unwrap()),
+            end: (host.index, host.mac.unwrap(), pod.index),
             pod: pod.index,
             host: host_ns,
             bench,
@@ -140,10 +141,48 @@ fn a_link_that_is_another_one_by_now_is_left_alone() {
     block_on(async {
         let node = Node::new().await;
         let other = Mac::new([0xfe, 0, 0, 0, 0, 9]);
-        bind(&node.ctx.dirs, &node.host, "c1", (node.end.0, other), false);
+        bind(&node.ctx.dirs, &node.host, "c1", (node.end.0, other, node.pod + 1), false);
         let _agent = node.agent(());
         eventually("it is known", || node.guests(1)).await;
         assert_eq!(node.client().ask(Start::Discover, WHILE).await, Err(Why::Silent));
+    });
+}
+
+/// As udev does it to a link whose MAC is the kernel's own choice.
+#[test]
+fn a_host_end_that_got_another_mac_is_the_same_one() {
+    block_on(async {
+        let node = Node::new().await;
+        let as_bound = Mac::new([0xfe, 0, 0, 0, 0, 9]);
+        bind(&node.ctx.dirs, &node.host, "c1", (node.end.0, as_bound, node.pod), false);
+        let _agent = node.agent(());
+        node.client().ask(Start::Discover, SOON).await.unwrap();
+    });
+}
+
+/// Each at its own port; what one of them is told goes by its port alone.
+#[test]
+fn two_guests_of_one_mac_are_two() {
+    block_on(async {
+        let node = Node::new().await;
+        node.bind(false);
+        let other_pod = fresh();
+        let (here, there) = ("other0".parse().unwrap(), "there0".parse().unwrap());
+        node.bench.host.create_veth(&veth(&here, &there, &other_pod)).await.unwrap();
+        let inside = other_pod.netlink().unwrap();
+        up(&inside, "there0").await;
+        up(&node.bench.host, "other0").await;
+        let (end, pod) = (found(&node.bench.host, "other0").await, found(&inside, "there0").await.index);
+        bind(&node.ctx.dirs, &node.host, "c2", (end.index, end.mac.unwrap(), pod), true);
+        let leased = Ipv4Addr::new(198, 51, 100, 10);
+        let mut record = lease_record(&node.ctx.dirs, leased, 600);
+        record.container = "c2".parse().unwrap();
+        Leases::new(&node.ctx.dirs).write(&record).unwrap();
+        let _agent = node.agent(());
+        eventually("both are served", || node.guests(2)).await;
+        let (one, two) = (node.client(), Client::open(&other_pod, pod));
+        let (one, two) = tokio::join!(one.ask(Start::Discover, SOON), two.ask(Start::Discover, SOON));
+        assert_eq!((one.unwrap().address, two.unwrap().address), (ADDRESS, leased));
     });
 }
 
@@ -182,6 +221,16 @@ fn a_lease_that_we_hold_for_the_guest() {
         let lease = client.ask(Start::Discover, SOON).await.unwrap();
         assert_eq!((lease.address, lease.server, lease.mtu), (first, SERVER_ID, Some(1300)));
         assert!((1..=600).contains(&lease.seconds), "{}", lease.seconds);
+        // Our keeper's renewal brought another router, DNS server and MTU: the guest's own brings it them.
+        let mut renewed = lease_record(&node.ctx.dirs, first, 600);
+        let Step::Renew(held) = &mut renewed.job.step else { panic!() };
+        let router = Ipv4Addr::new(198, 51, 100, 9);
+        (held.routers, held.dns, held.mtu) = (vec![router], vec![router], Some(1200));
+        held.routes = vec![Route { dst: "0.0.0.0/0".parse().unwrap(), gw: Some(router) }];
+        Leases::new(&node.ctx.dirs).write(&renewed).unwrap();
+        let lease = client.ask(Start::Renew(lease), SOON).await.unwrap();
+        assert_eq!((lease.routers, lease.dns, lease.mtu), (vec![router], vec![router], Some(1200)));
+        let lease = client.ask(Start::Discover, SOON).await.unwrap();
         hold(&node.ctx.dirs, second, Lease::FOR_EVER);
         let refused = client.ask(Start::Renew(lease), SOON).await.unwrap_err();
         assert!(matches!(&refused, Why::Refused { text, .. } if text.contains("198.51.100.11")), "{refused:?}");

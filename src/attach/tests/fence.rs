@@ -34,11 +34,12 @@ fn what_the_wire_was_given_is_served_once_it_is_bound() {
     let bind = bind(&node, &pod);
     bind.add().unwrap();
     let guests = served(&node);
-    let [Served { container, ifname, pod: Some(who), network, guest, terms: Terms::Given }] = &guests[..] else {
+    let [Served { container, ifname, pod: Some(who), network, link, guest, terms: Terms::Given }] = &guests[..] else {
         panic!("{guests:?}")
     };
     assert_eq!((container.as_str(), ifname.as_str(), network.as_str()), ("c1", "net2", "lan"));
     assert_eq!((who.name.as_str(), guest.hostname.as_deref()), ("virt-launcher-db-abcde", Some("db")));
+    assert_eq!(*link, pod.link(POD_LINK).index);
     let host = node.link(&result.interfaces[1].name);
     assert_eq!((guest.host_index, Some(guest.host_mac)), (host.index, host.mac));
     assert_eq!((Some(guest.mac), guest.mtu.get()), (pod.link(POD_LINK).mac, 1400));
