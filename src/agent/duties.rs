@@ -103,7 +103,7 @@ struct Told(Context);
 
 impl Report for Told {
     fn lease(&self, record: &LeaseRecord<Job>, news: &News) {
-        let (label, event) = words(news);
+        let (label, event) = words(record, news);
         self.0.metrics.add(&NEWS, &[("news", label)], 1);
         let Some((namespace, name)) = record.pod.as_deref().and_then(|pod| pod.split_once('/')) else { return };
         if let Some((reason, text)) = event {
@@ -118,12 +118,13 @@ impl Report for Told {
 }
 
 /// For the metric, and for people where they should know.
-fn words(news: &News) -> (&'static str, Option<(&'static str, String)>) {
+fn words(record: &LeaseRecord<Job>, news: &News) -> (&'static str, Option<(&'static str, String)>) {
     match news {
         News::Renewed => ("renewed", None),
-        News::Got { before: None } => ("got", None),
-        News::Got { before: Some(before) } => {
-            ("changed", Some(("AddressChanged", format!("another address in place of {before}"))))
+        News::Got { before } => {
+            let now = record.job.held().map_or_else(|| "another one".into(), |lease| lease.address.to_string());
+            let (label, was) = before.map_or(("got", "none".into()), |before| ("changed", before.to_string()));
+            (label, Some(("AddressChanged", format!("its address is {now} now, and was {was}"))))
         }
         News::Unkept(time) => {
             let text =
@@ -166,6 +167,14 @@ mod tests {
         let events = ctx.outbox.take_events();
         assert_eq!((events.len(), events[0].reason.as_str()), (1, "LeaseLost"));
         assert!(events[0].text.starts_with("net1 of network lan: "), "{}", events[0].text);
+        // After that the pod must not be left with bad news alone.
+        record.job.step = crate::ipam::dhcp::Step::Renew(crate::agent::keeper::tests::lease(7, 60));
+        for (before, was) in [(None, "none"), (Some([192, 0, 2, 7].into()), "192.0.2.7")] {
+            told.lease(&record, &News::Got { before });
+            let events = ctx.outbox.take_events();
+            let text = format!("net1 of network lan: its address is 10.0.0.7 now, and was {was}");
+            assert_eq!((&*events[0].reason, &events[0].text), ("AddressChanged", &text));
+        }
         told.kept(3);
         let text = ctx.metrics.text();
         for line in [
