@@ -205,8 +205,6 @@ impl<'a, V: Visit> Repair<'a, V> {
             self.say(&said);
             let said = self.fences.round(&self.tools, &entries).await?;
             self.say(&said);
-            let said = self.taps.round(&self.tools, &entries, self.visit).await?;
-            self.say(&said);
         }
         // First, as a port that comes back should find its guard.
         let filters = self.filters.round(&self.tools, &entries);
@@ -218,6 +216,11 @@ impl<'a, V: Visit> Repair<'a, V> {
             let said = self.carriers.round(&self.tools, &entries).await?;
             self.say(&said);
             self.ctx.metrics.set(&FALLBACKS, &[], self.carriers.fallbacks as f64);
+        }
+        // Last: a child that cannot be run, or hangs, keeps nothing else from being mended.
+        if woken == Woken::Time {
+            let said = self.taps.round(&self.tools, &entries, self.visit).await?;
+            self.say(&said);
         }
         filters.map(drop)
     }

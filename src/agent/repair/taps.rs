@@ -10,8 +10,8 @@ use crate::attach::{self, Finding, Joined, Round};
 use crate::store::Entry;
 use crate::types::Outcome;
 
-/// Some milliseconds for each, on a node that does nothing else.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// For all: each takes some milliseconds. Nothing else is mended meanwhile.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Who goes into the pods.
 pub trait Visit {

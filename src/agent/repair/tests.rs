@@ -14,7 +14,7 @@ use crate::attach::{Finding, Round};
 use crate::net::Link;
 use crate::net::testing::block_on;
 use crate::store::ContainerLock;
-use crate::types::AttachmentId;
+use crate::types::{AttachmentId, Code, Failure};
 
 const IN_TIME: Duration = Duration::from_secs(1);
 
@@ -33,15 +33,32 @@ impl Visit for Here {
 
 type Words = Rc<RefCell<Vec<Said>>>;
 
+/// No child can be run.
+struct Nobody;
+
+impl Visit for Nobody {
+    async fn visit(&self, _: &Round) -> Outcome<Vec<Option<Finding>>> {
+        Err(Failure::new(Code::PluginFailed, "nobody goes"))
+    }
+}
+
 /// The script beside the duty. What it says is collected.
 fn beside(node: &Node, dry_run: bool, script: impl AsyncFnOnce(&Words, &Context) + Send) {
+    beside_with(node, dry_run, Here(node.dirs.clone()), script);
+}
+
+fn beside_with(
+    node: &Node,
+    dry_run: bool,
+    visit: impl Visit + Send + Sync,
+    script: impl AsyncFnOnce(&Words, &Context) + Send,
+) {
     node.run(|| {
         block_on(async {
             let (words, ctx) = (Words::default(), context(node, dry_run));
             let tell = |said: &Said| words.borrow_mut().push(said.clone());
-            let here = Here(ctx.dirs.clone());
             tokio::select! {
-                ended = run(&ctx, &tell, &here) => panic!("{ended:?}"),
+                ended = run(&ctx, &tell, &visit) => panic!("{ended:?}"),
                 () = async {
                     // Its first round has seen the ports.
                     sleep(Duration::from_millis(100)).await;
@@ -521,4 +538,10 @@ fn what_joins_a_machine_to_its_tap_is_put_back() {
         });
         assert_eq!(bind.check(&bound).is_ok(), !dry_run);
     }
+    let port = port(&node);
+    node.sh(&format!("ip link set {port} nomaster"));
+    beside_with(&node, false, Nobody, async |words, _| {
+        until("its port is mended all the same", || words.borrow().iter().any(|w| w.kind == Kind::Port && w.done))
+            .await;
+    });
 }
