@@ -213,6 +213,30 @@ def machine_asks_for_addresses(world):
 
 @case("own", "meta", alone=True)
 @tidy
+def machine_keeps_its_way_to_the_tap(world):
+    """With the agent as it is shipped: what somebody takes away inside a machine's pod is put back, and the machine is told."""
+    node, owner = world.nodes[0], instance(world)
+    kubectl("apply", "-f", str(ROOT / "kubevirt/binding-nad.yaml"))
+    world.nad("br-lan", bridge("br-lan"))
+    pod = launcher(world, "trestle", "aaaaa", node, owner, asks={"lan": [f"{lan_address()}/24"]})
+    world.ready(pod)
+    def in_pod(command):
+        return node.sh(f"""for ns in /run/netns/*; do
+            nsenter --net=$ns ip link show dev pod{H} > /dev/null 2>&1 && exec nsenter --net=$ns {command}
+        done; exit 1""")
+    def whole():
+        shown = in_pod(f"tc filter show dev pod{H} ingress")
+        return " pref 67 " in shown and "mirred" in shown
+    claim("a filter and a redirect", whole())
+    in_pod(f"tc qdisc del dev pod{H} ingress")
+    # It looks once a minute.
+    until(100, "the filter and the redirect are back", whole)
+    told(world, "redirect to its tap", "was put back")
+    world.delete(pod)
+
+
+@case("own", "meta", alone=True)
+@tidy
 def machine_asks_the_lans_server(world):
     """IPAM dhcp: the LAN's server gives a machine the address that it asks for; where it gives another one, the machine does not start."""
     node, owner = world.nodes[0], instance(world)
