@@ -12,11 +12,14 @@ use tokio::sync::watch;
 
 use super::duties::Wanted;
 use super::known::Known;
-use super::metrics::Metrics;
+use super::metrics::{Family, Metrics};
 use super::outbox::Outbox;
-use crate::api::{Api, Limits};
+use crate::api::{Api, Asked, Limits};
 use crate::store::Dirs;
 use crate::types::{Code, Failure, Outcome};
+
+const REQUESTS: Family =
+    Family::counter("trestle_api_requests_total", "Requests to the API server, by verb, resource and outcome.");
 
 #[derive(Clone)]
 pub struct Context {
@@ -44,7 +47,12 @@ impl Context {
             Failure::new(Code::Kubeconfig, "no API server: neither a kubeconfig nor a pod's service account")
                 .remedy("trestle agent --kubeconfig FILE")
         };
-        found.map(Api::lasting).ok_or_else(none)
+        let metrics = self.metrics.clone();
+        let count = move |asked: &Asked<'_>| {
+            let labels = [("verb", asked.verb), ("resource", &asked.resource), ("outcome", asked.outcome)];
+            metrics.add(&REQUESTS, &labels, 1);
+        };
+        found.map(|api| api.lasting().counted(Arc::new(count))).ok_or_else(none)
     }
 
     /// Comes when the agent ends.

@@ -254,6 +254,16 @@ fn a_status_is_told_once_and_survives_every_trouble() {
         eventually("its note is an Event", || !cluster.asked("POST", "/events").is_empty()).await;
         let event = cluster.asked("POST", "/events")[0].json();
         assert_eq!((&event["reason"], &event["message"]), (&json!("MacvlanFallback"), &json!("on eno1")));
+        for labels in [
+            r#"verb="list",resource="pods",outcome="200""#,
+            r#"verb="watch",resource="pods",outcome="200""#,
+            r#"verb="patch",resource="pods/status",outcome="200""#,
+            r#"verb="patch",resource="pods/status",outcome="403""#,
+            r#"verb="patch",resource="pods/status",outcome="503""#,
+        ] {
+            let line = format!("trestle_api_requests_total{{{labels}}} ");
+            assert!(ctx.metrics.text().contains(&line), "{line} in {}", ctx.metrics.text());
+        }
     });
 }
 

@@ -7,12 +7,14 @@ use std::error::Error;
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use kube::client::Body;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::asked::{self, Asked, TIMEOUT};
 use super::{Api, connect};
 use crate::types::{Code, Failure, Outcome};
 
@@ -66,7 +68,11 @@ impl Api {
         let mut told = Instant::now() >= end;
         loop {
             let left = end.saturating_duration_since(Instant::now()).min(self.limits.request);
-            let pause = match timeout(left, self.once(question)).await {
+            let answer = timeout(left, self.once(question)).await;
+            if answer.is_err() {
+                self.count(question, TIMEOUT);
+            }
+            let pause = match answer {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(Trouble::Lasting(failure))) => return Err(failure),
                 Ok(Err(Trouble::Passing(reason, pause))) => {
@@ -90,8 +96,9 @@ impl Api {
     }
 
     async fn once(&self, question: &Question) -> Result<Answer, Trouble> {
-        let (head, body) = self.send(question).await?.into_parts();
-        let body = body.collect().await.map_err(|e| self.trouble(question, &e))?.to_bytes().to_vec();
+        let whole = self.whole(question).await;
+        self.count(question, &asked::outcome(whole.as_ref().ok().map(|(head, _)| head.status)));
+        let (head, body) = whole?;
         let answer = Answer { status: head.status, body };
         match head.status {
             s if s.is_success() => Ok(answer),
@@ -105,6 +112,18 @@ impl Api {
         }
     }
 
+    async fn whole(&self, question: &Question) -> Result<(Parts, Vec<u8>), Trouble> {
+        let (head, body) = self.send(question).await?.into_parts();
+        let body = body.collect().await.map_err(|e| self.trouble(question, &e))?;
+        Ok((head, body.to_bytes().to_vec()))
+    }
+
+    fn count(&self, question: &Question, outcome: &str) {
+        if let Some(count) = &self.count {
+            count(&Asked::new(question, outcome));
+        }
+    }
+
     async fn send(&self, question: &Question) -> Result<Response<Body>, Trouble> {
         let client = self.client().await.map_err(Trouble::Lasting)?;
         let request = self.request(question).map_err(Trouble::Lasting)?;
@@ -113,7 +132,15 @@ impl Api {
 
     /// An answer that comes in pieces, asked for once: its head must be there within the limit of one request.
     pub(super) async fn open_answer(&self, question: &Question) -> Outcome<Response<Body>> {
-        match timeout(self.limits.request, self.send(question)).await {
+        let sent = timeout(self.limits.request, self.send(question)).await;
+        self.count(
+            question,
+            &match &sent {
+                Ok(sent) => asked::outcome(sent.as_ref().ok().map(Response::status)),
+                Err(_) => TIMEOUT.to_owned(),
+            },
+        );
+        match sent {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(Trouble::Lasting(failure))) => Err(failure),
             Ok(Err(Trouble::Passing(why, _))) => Err(self.unreachable(question, &why)),

@@ -7,6 +7,7 @@
 //! The runtime must have I/O and time enabled.
 
 mod ask;
+mod asked;
 mod connect;
 mod event;
 mod names;
@@ -29,6 +30,7 @@ use self::ask::{Answer, JSON, Question};
 use self::settings::{Env, Settings};
 use crate::types::{Outcome, PodRef};
 
+pub use self::asked::{Asked, Count};
 pub use self::event::{Event, On};
 pub use self::watch::{Change, Collection, Listed, Watch};
 
@@ -72,18 +74,25 @@ pub struct Api {
     client: OnceCell<kube::Client>,
     /// Of the time for all questions; none is kept where each has its own.
     spent: Option<Mutex<Duration>>,
+    count: Option<Count>,
 }
 
 impl Api {
     /// By the kubeconfig, else by what the environment says of a pod; `None` where neither is there.
     pub fn open(kubeconfig: Option<&Path>, env: Env<'_>, limits: Limits) -> Outcome<Option<Self>> {
         let found = Settings::find(kubeconfig, env)?;
-        Ok(found.map(|settings| Self { settings, limits, client: OnceCell::new(), spent: Some(Mutex::default()) }))
+        let spent = || Some(Mutex::default());
+        Ok(found.map(|settings| Self { settings, limits, client: OnceCell::new(), spent: spent(), count: None }))
     }
 
     /// For a program that stays: the limit in all is each question's own.
     pub fn lasting(self) -> Self {
         Self { spent: None, ..self }
+    }
+
+    /// Each request is told to somebody who counts.
+    pub fn counted(self, count: Count) -> Self {
+        Self { count: Some(count), ..self }
     }
 
     pub async fn get_pod(&self, namespace: &str, name: &str) -> Outcome<Option<Value>> {

@@ -60,6 +60,32 @@ fn no_answer_ends_with_the_deadline_and_says_what_happened() {
     }
 }
 
+/// Each try by itself, whatever comes of it.
+#[test]
+fn requests_are_told_to_who_counts() {
+    let tmp = tempfile::tempdir().unwrap();
+    let fake = script(vec![
+        Reply::Reset,
+        status(503, "not now"),
+        Reply::Json(200, json!({})),
+        status(404, "no"),
+        Reply::Silence(Duration::from_secs(5)),
+        Reply::Reset,
+    ]);
+    let heard = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let into = heard.clone();
+    let count = move |a: &Asked<'_>| into.lock().unwrap().push(format!("{} {} {}", a.verb, a.resource, a.outcome));
+    let api = fake.api(tmp.path(), short()).lasting().counted(std::sync::Arc::new(count));
+    block_on(async {
+        api.get_pod("prod", "web").await.unwrap();
+        api.get_pod("prod", "web").await.unwrap();
+        assert!(api.watch(&Collection::nads(), "0").await.is_err());
+    });
+    let pod = |outcome: &str| format!("get pods {outcome}");
+    let watch = "watch network-attachment-definitions timeout".to_owned();
+    assert_eq!(*heard.lock().unwrap(), [pod("unreachable"), pod("503"), pod("200"), pod("404"), watch]);
+}
+
 #[test]
 fn a_server_that_takes_no_connection_is_given_up_within_its_own_limit() {
     let tmp = tempfile::tempdir().unwrap();
