@@ -61,7 +61,7 @@ pub async fn repair(ctx: Context) -> Outcome<()> {
 
 pub async fn metrics(ctx: Context) -> Outcome<()> {
     let Some(address) = ctx.wanted.metrics else { return Ok(()) };
-    let listener = metrics::bind(address).await?;
+    let listener = metrics::bind(address)?;
     tokio::select! {
         done = metrics::serve(listener, ctx.metrics.clone()) => done,
         () = ctx.ended() => Ok(()),

@@ -3,10 +3,16 @@
 //!
 //! One answer a connection. A client that is slow, or says too much, is cut off; more than a few at once wait.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::libc;
+use nix::sys::socket::{
+    self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, listen, setsockopt, socket, sockopt,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -20,14 +26,38 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Longer than any scraper's request.
 const LONGEST: usize = 16 << 10;
 const AT_ONCE: usize = 8;
+/// Connections that the kernel holds while they wait.
+const BACKLOG: i32 = 128;
 /// Descriptors may be used up for a moment.
 const PAUSE: Duration = Duration::from_millis(200);
 
-pub async fn bind(address: SocketAddr) -> Outcome<TcpListener> {
-    TcpListener::bind(address).await.map_err(|e| {
+pub fn bind(address: SocketAddr) -> Outcome<TcpListener> {
+    let bound = open(address).or_else(|e| fallback(address, &e).map_or(Err(e), open));
+    bound.map_err(|e| {
         Failure::new(Code::Io, format!("cannot listen on {address} for metrics: {e}"))
             .remedy("let --metrics name another address, or none")
     })
+}
+
+/// `[::]` is all addresses, IPv4's too, whatever the node's `net.ipv6.bindv6only` says.
+fn open(address: SocketAddr) -> io::Result<TcpListener> {
+    let family = if address.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(family, SockType::Stream, flags, None)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    if address.is_ipv6() {
+        setsockopt(&fd, sockopt::Ipv6V6Only, &false)?;
+    }
+    socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+    listen(&fd, Backlog::new(BACKLOG)?)?;
+    TcpListener::from_std(fd.into())
+}
+
+/// A kernel without IPv6 has IPv4's addresses yet.
+fn fallback(address: SocketAddr, e: &io::Error) -> Option<SocketAddr> {
+    let all = address.is_ipv6() && address.ip().is_unspecified();
+    let none = matches!(e.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL));
+    (all && none).then(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())))
 }
 
 /// Until its future is dropped.
@@ -52,7 +82,7 @@ pub async fn serve(listener: TcpListener, metrics: Metrics) -> Outcome<()> {
     }
 }
 
-async fn answer(mut stream: TcpStream, metrics: &Metrics) -> std::io::Result<()> {
+async fn answer(mut stream: TcpStream, metrics: &Metrics) -> io::Result<()> {
     let mut request = Vec::new();
     let mut piece = [0; 1024];
     while !ended(&request) {
@@ -103,7 +133,8 @@ fn reply(request: &[u8], metrics: &Metrics) -> (&'static str, &'static str, Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::testing::block_on;
+    use crate::net::Namespace;
+    use crate::net::testing::{block_on, fresh, up};
 
     const CALLS: super::super::Family = super::super::Family::counter("trestle_test_total", "Calls.");
 
@@ -121,7 +152,7 @@ mod tests {
             let metrics = Metrics::default();
             metrics.add(&CALLS, &[], 3);
             metrics.expect("watch");
-            let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+            let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
             let address = listener.local_addr().unwrap();
             tokio::spawn(serve(listener, metrics.clone()));
             let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
@@ -136,15 +167,47 @@ mod tests {
             assert!(ask(address, "POST /metrics HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 405 "));
             let head = ask(address, "HEAD /healthz HTTP/1.1\r\n\r\n").await;
             assert!(head.contains("content-length: 3\r\n") && head.ends_with("\r\n\r\n"), "{head}");
-            let again = bind(address).await.unwrap_err();
+            let again = bind(address).unwrap_err();
             assert!(again.msg.contains("127.0.0.1") && !again.remedy.is_empty());
         });
+    }
+
+    /// What a node's administrator may have set, in a namespace that has it.
+    #[test]
+    fn all_addresses_are_those_of_both_families() {
+        fresh()
+            .enter(|| {
+                std::fs::write("/proc/sys/net/ipv6/bindv6only", "1").unwrap();
+                block_on(async {
+                    let links = Namespace::own().unwrap().netlink().unwrap();
+                    up(&links, "lo").await;
+                    let listener = bind("[::]:0".parse().unwrap()).unwrap();
+                    let port = listener.local_addr().unwrap().port();
+                    tokio::spawn(serve(listener, Metrics::default()));
+                    for ip in ["127.0.0.1", "::1"] {
+                        let address = SocketAddr::new(ip.parse().unwrap(), port);
+                        assert!(ask(address, "GET /healthz HTTP/1.1\r\n\r\n").await.ends_with("ok\n"), "{ip}");
+                    }
+                });
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn a_kernel_without_ipv6_is_asked_for_ipv4() {
+        let (all, one): (SocketAddr, SocketAddr) = ("[::]:9477".parse().unwrap(), "[::1]:9477".parse().unwrap());
+        for errno in [libc::EAFNOSUPPORT, libc::EADDRNOTAVAIL] {
+            let e = io::Error::from_raw_os_error(errno);
+            assert_eq!(fallback(all, &e), Some("0.0.0.0:9477".parse().unwrap()));
+            assert_eq!(fallback(one, &e), None, "somebody means that one");
+        }
+        assert_eq!(fallback(all, &io::Error::from_raw_os_error(libc::EADDRINUSE)), None);
     }
 
     #[test]
     fn who_says_too_much_or_nothing_is_cut_off_and_the_next_one_is_served() {
         block_on(async {
-            let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+            let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
             let address = listener.local_addr().unwrap();
             tokio::spawn(serve(listener, Metrics::default()));
             let silent: Vec<_> = {

@@ -72,7 +72,7 @@ fn requests_are_told_to_who_counts() {
         Reply::Silence(Duration::from_secs(5)),
         Reply::Reset,
     ]);
-    let heard = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let heard = std::sync::Arc::new(Mutex::new(Vec::new()));
     let into = heard.clone();
     let count = move |a: &Asked<'_>| into.lock().unwrap().push(format!("{} {} {}", a.verb, a.resource, a.outcome));
     let api = fake.api(tmp.path(), short()).lasting().counted(std::sync::Arc::new(count));
