@@ -34,9 +34,9 @@ pub fn examine(dirs: &Dirs) -> Vec<Finding> {
 
 pub fn fate_of(entry: &Entry, dirs: &Dirs) -> Outcome<Fate> {
     if entry.id.role == Role::Meta {
-        let (_, netns, boot) = meta::place(entry)?;
-        let here = boot.is_empty() || dirs.boot_id().map_or(true, |now| now == boot);
-        return Ok(if here { fate(&netns, None) } else { Fate::Gone });
+        let place = meta::place(entry)?;
+        let here = place.boot.is_empty() || dirs.boot_id().map_or(true, |now| now == place.boot);
+        return Ok(if here { fate(&place.netns, place.pod_ns.as_ref()) } else { Fate::Gone });
     }
     let Some(place) = attach::place(entry)? else { return Ok(Fate::Unknown) };
     Ok(if place.of_this_boot(dirs) { fate(&place.netns, Some(&place.pod_ns)) } else { Fate::Gone })

@@ -52,10 +52,12 @@ async fn networks(job: &Job<'_>, conf: &MetaConf, world: &World<'_>, pod: &Pod) 
     let asked = wanted(conf, facts.pod.as_ref(), facts.annotations.as_ref())?;
     let known = gather::gather(world, conf, job.call.version.as_str(), pod, asked).await?;
     let networks = settle(job.call, facts, (job.container, job.ifname), &conf.runtime, known)?;
+    let namespace = pod_namespace(job)?;
     let record = Record {
         pod: facts.pod.clone(),
         boot: job.dirs.boot_id()?,
         netns: job.call.netns.clone().unwrap_or_default(),
+        pod_ns: Some(namespace.id()?),
         args: base_args(&job.call.args),
         path: plugin_path(conf, job.call),
         cni_dir: conf.cni_dir.clone(),
@@ -68,7 +70,8 @@ async fn networks(job: &Job<'_>, conf: &MetaConf, world: &World<'_>, pod: &Pod) 
     hit("meta: pod recorded");
     let (path, args) = (record.path.clone(), record.args.clone());
     let at = job.at(facts);
-    let links = pod_namespace(job)?.netlink()?;
+    let links = namespace.netlink()?;
+    drop(namespace);
     let at = at.by(&path, &args);
     let mut work = Work { job, at, links, kept: &kept, world, pod, record, begun: 0, done: Vec::new() };
     match work.all().await {

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::cni::{Call, json, valid_attachments};
 use crate::plan::PodFacts;
 use crate::store::{ContainerLock, Dirs, Entry, Journal, NodeConfig, Pending};
-use crate::types::{AttachmentId, Code, ContainerId, Failure, IfName, NetworkName, Outcome, PodRef, Role};
+use crate::types::{AttachmentId, Code, ContainerId, Failure, IfName, NetworkName, Outcome, Role};
 
 use super::config::{self, MetaConf};
 use super::networks::wanted;
@@ -206,12 +206,13 @@ impl Collector<'_> {
         let Some(found) = kept.find()? else { return Ok(true) };
         let (record, count) = found.opened();
         let facts = PodFacts { pod: record.pod.clone(), ..PodFacts::default() };
-        let (netns, path, args) = (record.netns.clone(), record.path.clone(), record.args.clone());
+        let netns = record.home().map(PathBuf::from);
+        let (path, args) = (record.path.clone(), record.args.clone());
         let cni_dir = record.cni_dir.clone();
         let at = Pod {
             site: run::Site { path: &path, dirs: self.dirs, node: self.node, started: self.started },
             container: &id.container,
-            netns: Some(&*netns).filter(|n| n.exists()),
+            netns: netns.as_deref(),
             facts: &facts,
             args: &args,
             version: self.version,
@@ -232,11 +233,6 @@ pub async fn take(dirs: &Dirs, entry: &Entry) -> Outcome<bool> {
     // The newest that every plugin takes; a list that has its own keeps it.
     let by = Collector { dirs, node: &node, started: None, version: "1.0.0", network: &network };
     by.collect(&entry.id, Some(entry)).await
-}
-
-/// The pod, its namespace's path and the boot of such an entry.
-pub fn place(entry: &Entry) -> Outcome<(Option<PodRef>, PathBuf, String)> {
-    Record::read(entry).map(|r| (r.pod, r.netns, r.boot))
 }
 
 fn of(container: &ContainerId, ifname: &IfName) -> (String, String) {

@@ -46,7 +46,8 @@ pub use add::add;
 pub use check::check;
 pub use config::is_meta;
 pub use del::del;
-pub use gc::{gc, place, take};
+pub use gc::{gc, take};
+pub use record::place;
 pub use status::status;
 pub use words::wishes;
 

@@ -5,11 +5,12 @@
 //! plugins are owed lies on disk too, for the time after a reboot: CNI asks for their DEL then as well.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::net::{Namespace, NsId};
 use crate::store::{Dirs, Entry, Journal, Pending};
 use crate::types::{AttachmentId, Code, ContainerId, Failure, IfName, NetworkName, Outcome, PodRef};
 
@@ -61,6 +62,9 @@ pub struct Record {
     pub pod: Option<PodRef>,
     pub boot: String,
     pub netns: PathBuf,
+    /// Who the namespace at that path is; an earlier program wrote none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_ns: Option<NsId>,
     /// CNI_ARGS of every delegate, without what one network was asked.
     pub args: String,
     /// Where plugins are looked for.
@@ -92,6 +96,12 @@ impl Record {
             Failure::new(Code::JournalBroken, format!("{}: the record in the journal cannot be read: {e}", entry.id))
                 .remedy("a newer trestle wrote it, or somebody edited it")
         })
+    }
+
+    /// The path, if something is there that is not another pod's: a plugin that undoes looks into it.
+    pub fn home(&self) -> Option<&Path> {
+        let is = |id: &NsId| Namespace::open(&self.netns).is_ok_and(|there| there.id().is_ok_and(|now| now == *id));
+        Some(&*self.netns).filter(|path| self.pod_ns.as_ref().map_or_else(|| path.exists(), is))
     }
 
     /// What a DEL has to look at: each network that was begun. One begins when the one before it has its result.
@@ -213,6 +223,18 @@ impl Kept<'_> {
     }
 }
 
+/// Of which pod an entry is, where, in which boot.
+pub struct Place {
+    pub pod: Option<PodRef>,
+    pub netns: PathBuf,
+    pub pod_ns: Option<NsId>,
+    pub boot: String,
+}
+
+pub fn place(entry: &Entry) -> Outcome<Place> {
+    Record::read(entry).map(|r| Place { pod: r.pod, netns: r.netns, pod_ns: r.pod_ns, boot: r.boot })
+}
+
 /// Key of the pod's entry.
 pub fn key(container: &ContainerId, ifname: &IfName) -> AttachmentId {
     AttachmentId { container: container.clone(), ifname: ifname.clone(), role: crate::types::Role::Meta }
@@ -247,6 +269,7 @@ pub mod testing {
             pod: None,
             boot: "b".into(),
             netns: "/run/netns/pod".into(),
+            pod_ns: None,
             args: "IgnoreUnknown=true".into(),
             path: Vec::new(),
             cni_dir: "/nonexistent/multus".into(),

@@ -211,6 +211,9 @@ fn a_pod_comes_and_goes() {
     assert_eq!((&result["cniVersion"], &result["interfaces"][0]["name"]), (&json!("1.0.0"), &json!("eth0")));
     assert_eq!(bed.calls(), "rec ADD eth0, reca ADD net1, reca ADD x1, recb ADD net3");
     assert_eq!(bed.left(), (1, 1));
+    let entry = Journal(&bed.dirs).all().unwrap().remove(0).unwrap();
+    let pod = Namespace::open(bed.netns().as_ref()).unwrap();
+    assert!(place(&entry).unwrap().pod_ns == Some(pod.id().unwrap()));
     assert!(bed.path("cni/c1").exists(), "the way back to Multus is open");
     bed.taken("stdin");
     bed.check().unwrap();

@@ -129,9 +129,9 @@ fn origin(entry: &Entry, tools: &Tools<'_>) -> Outcome<Option<Origin>> {
     let this_boot = |boot: &str| boot.is_empty() || tools.dirs.boot_id().map_or(true, |now| now == boot);
     let seen = |path: PathBuf, boot: &str, id| if this_boot(boot) { fate(&path, id) } else { Fate::Gone };
     if entry.id.role == Role::Meta {
-        let (pod, netns, boot) = meta::place(entry)?;
-        let fate = seen(netns, &boot, None);
-        return Ok(Some(Origin { pod, fate }));
+        let place = meta::place(entry)?;
+        let fate = seen(place.netns, &place.boot, place.pod_ns.as_ref());
+        return Ok(Some(Origin { pod: place.pod, fate }));
     }
     let Some(place) = attach::place(entry)? else { return Ok(None) };
     let fate = seen(place.netns, &place.boot, Some(&place.pod_ns));

@@ -430,6 +430,49 @@ fn a_pods_own_entry_goes_with_what_is_in_it() {
     assert_eq!((node.entries(), node.taken("lan").len()), (1, 0));
 }
 
+/// A runtime may give the path of a pod that is gone to the next one.
+#[test]
+fn a_pods_own_entry_goes_where_another_namespace_is_at_its_path() {
+    let node = Node::new();
+    let pod = node.pod("web");
+    let dir = node.dirs.run.join("plugins");
+    std::fs::create_dir_all(&dir).unwrap();
+    let script =
+        format!("#!/bin/sh\ncat > /dev/null\necho \"$CNI_COMMAND in $CNI_NETNS.\" >> {}/calls\n", dir.display());
+    std::fs::write(dir.join("ledger"), script).unwrap();
+    std::fs::set_permissions(dir.join("ledger"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let network = json!({"name": "default/lan", "ifname": "net1", "result": {},
+        "conf": {"cniVersion": "1.0.0", "name": "lan", "type": "ledger"}});
+    let record = |more: Value| {
+        let mut record = json!({"boot": node.dirs.boot_id().unwrap(), "netns": pod.path, "args": "", "path": [dir],
+            "cni_dir": "/nonexistent/multus", "networks": [network]});
+        record.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        record
+    };
+    let id = |container: &str| AttachmentId {
+        container: container.parse().unwrap(),
+        ifname: "eth0".parse().unwrap(),
+        role: Role::Meta,
+    };
+    let multi = "multi".parse().unwrap();
+    let own = Namespace::open(&pod.path).unwrap().id().unwrap();
+    Journal(&node.dirs).write(&id("c1"), &multi, &record(json!({"pod_ns": own}))).unwrap();
+    // As an earlier program wrote it.
+    Journal(&node.dirs).write(&id("c2"), &multi, &record(json!({}))).unwrap();
+    let mut sweep = Sweep::default();
+    look(&node, &mut sweep, 100, false);
+    assert_eq!((look(&node, &mut sweep, 200, false), node.entries()), (vec![], 2));
+    std::fs::remove_file(&pod.path).unwrap();
+    let next = node.pod("web");
+    assert_eq!(next.path, pod.path);
+    look(&node, &mut sweep, 300, false);
+    let said = look(&node, &mut sweep, 400, false);
+    assert!(said.len() == 1 && said[0].done && said[0].text.starts_with("c1/eth0 (meta)"), "{said:?}");
+    assert_eq!(node.entries(), 1);
+    let calls = std::fs::read_to_string(dir.join("calls")).unwrap();
+    assert_eq!(calls, "DEL in .\n", "the next pod's namespace is not entered");
+}
+
 #[test]
 fn filters_around_a_machines_dhcp_are_put_back() {
     let (node, pod) = machine();
