@@ -326,6 +326,35 @@ agent_puts_a_port_back() {
     detach trestle a
 }
 
+# Somebody else takes the port off its bridge and puts it back at once: the bridge gives it VLAN 1 then. Others add one by hand.
+agent_takes_foreign_vlans() {
+    node 1 10
+    pod a
+    attach trestle a '"vlan": 10'
+    port=$(host_end a)
+    printf 'link set %s nomaster\nlink set %s master br-lan\n' "$port" "$port" | ip -batch -
+    port_has a "1 PVID Egress Untagged"
+    refused TR0313 CHECK trestle a "$checked"
+    bridge vlan add dev "$port" vid 10 pvid untagged
+    port_has a "1 Egress Untagged,10 PVID Egress Untagged"
+    refused TR0402 CHECK trestle a "$checked"
+    frame lan eth1 - a eth0 untagged
+    agent
+    for how in begin again hand; do
+        case $how in
+        again) printf 'link set %s nomaster\nlink set %s master br-lan\n' "$port" "$port" | ip -batch - ;;
+        hand) bridge vlan add dev "$port" vid 77-79 ;;
+        esac
+        eventually "VLAN 10 alone, $how" sound a "$checked"
+        port_has a "10 PVID Egress Untagged"
+        frame lan eth1 - a eth0 nothing
+        frame a eth0 - lan eth1 "vid 10"
+        frame lan eth1 10 a eth0 untagged
+    done
+    agent_ends
+    detach trestle a
+}
+
 agent_puts_a_trunk_back() {
     node 1 5 10 11 12
     pod a b
@@ -534,6 +563,7 @@ run "macvlan fallback refuses vlan" fallback_refuses_vlan
 run "macvlan on a VLAN link" macvlan_on_vlan_link
 run "a VM's wire and tap" vm_wire
 run "agent puts a port back" agent_puts_a_port_back
+run "agent takes foreign VLANs away" agent_takes_foreign_vlans
 run "agent puts a trunk back" agent_puts_a_trunk_back
 run "leases while the clock jumps" clock_jumps
 run "a VM with an address" vm_with_address

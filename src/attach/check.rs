@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 
 use crate::cni::{AddResult, Interface, IpConfig, Route};
 use crate::ipam::dhcp;
-use crate::net::{Link, LinkKind, Netlink, PortState, nft};
+use crate::net::{Link, LinkKind, Netlink, PortState, PortVlan, nft};
 use crate::store::Leases;
 use crate::types::{Code, Failure, Outcome, Role, VlanId};
 
@@ -63,7 +63,7 @@ async fn by_record(job: &Job<'_>, sides: &Sides, record: &Wire, prev: Option<&Ad
     let Some(index) = record.pod_index else { return Err(differs("ADD did not come to its end".into())) };
     let pod = sides.pod_links.link_at(index).await?.ok_or_else(|| differs(format!("{} is gone", job.ifname)))?;
     match &record.link {
-        WireLink::Bridge { bridge, host_index, native, tagged, host, hairpin, isolated, keep_default: _ } => {
+        WireLink::Bridge { bridge, host_index, native, tagged, host, hairpin, isolated, .. } => {
             must(pod.kind == LinkKind::Veth, || format!("{} is no veth", pod.name))?;
             let port = host_end(sides, host_index.unwrap_or_default(), index)
                 .await?
@@ -87,7 +87,14 @@ async fn by_record(job: &Job<'_>, sides: &Sides, record: &Wire, prev: Option<&Ad
             ] {
                 must(wanted == there, || format!("{flag} of port {} is {there}, not {wanted}", port.name))?;
             }
-            vlans(sides, &port, *native, tagged).await?;
+            let there = vlans(sides, &port, *native, tagged).await?;
+            if let (Some(made), LinkKind::Bridge { vlan_filtering: true }) = (record.link.made_port(), of.kind) {
+                if let Some(vid) = made.foreign(&there).first() {
+                    let msg = format!("VLAN {vid} is on port {}, which was not given it", port.name);
+                    let remedy = format!("bridge vlan del dev {} vid {vid}", port.name);
+                    return Err(Failure::new(Code::Differs, msg).remedy(remedy));
+                }
+            }
         }
         WireLink::Macvlan { master_index, mode, .. } => {
             let is = matches!(&pod.kind, LinkKind::Macvlan { mode: m } if m.to_string() == *mode);
@@ -162,11 +169,14 @@ fn of_today(job: &Job<'_>, told: Vec<Route>) -> Outcome<Vec<Route>> {
     Ok(told.into_iter().filter(|told| now.iter().any(|now| same(told, now))).collect())
 }
 
-async fn vlans(sides: &Sides, port: &Link, native: Option<VlanId>, tagged: &[VlanId]) -> Outcome<()> {
+/// Those that the port has, as far as that was looked at.
+async fn vlans(sides: &Sides, port: &Link, native: Option<VlanId>, tagged: &[VlanId]) -> Outcome<Vec<PortVlan>> {
     if native.is_none() && tagged.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    vlans_in_force(&port.name, native, tagged, &sides.host_links.vlans(port.index).await?)
+    let there = sides.host_links.vlans(port.index).await?;
+    vlans_in_force(&port.name, native, tagged, &there)?;
+    Ok(there)
 }
 
 /// The host's end whose peer is the pod's link.

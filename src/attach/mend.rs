@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use crate::failpoint::hit;
 use crate::net::{Link, LinkChange, LinkKind, Namespace, NetResult, Netlink, PortVlan};
-use crate::plan::{self, MadePort, Mend, PortVlans, Verdict};
+use crate::plan::{self, Mend, PortVlans, Verdict};
 use crate::store::{Dirs, Entry, Journal};
 use crate::types::{Outcome, PodRef, Role};
 
@@ -80,9 +80,7 @@ impl PodPort {
         if port.kind != LinkKind::Veth || port.lower != self.wire.pod_index {
             return Verdict::Sound;
         }
-        let WireLink::Bridge { native, tagged, hairpin, isolated, .. } = &self.wire.link else { return Verdict::Sound };
-        let made = MadePort { bridge: &self.bridge, native: *native, tagged, hairpin: *hairpin, isolated: *isolated };
-        plan::port(&made, port, bridge, vlans)
+        self.wire.link.made_port().map_or(Verdict::Sound, |made| plan::port(&made, port, bridge, vlans))
     }
 
     /// What was done; `None` where somebody is at work on the container, or there is nothing to do any more.
@@ -102,7 +100,12 @@ impl PodPort {
     async fn carry_out(&self, net: &Netlink, mend: &Mend) -> NetResult<()> {
         let flags = LinkChange { hairpin: mend.hairpin, isolated: mend.isolated, ..LinkChange::default() };
         let Some(bridge) = mend.join else {
+            // Those that belong there first: frames of theirs go on passing.
             add_vlans(net, mend.native, &mend.tagged, self.index).await?;
+            for vid in &mend.foreign {
+                net.delete_vlan(self.index, *vid).await?;
+                hit("foreign vlan removed");
+            }
             let any = mend.hairpin.or(mend.isolated).is_some();
             return if any { net.set_link(self.index, &flags).await } else { Ok(()) };
         };

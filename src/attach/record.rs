@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use crate::cni::{AddResult, Dns, IpConfig, Route};
 use crate::ipam::StoreLocation;
 use crate::net::{Namespace, NetResult, NsId};
+use crate::plan::MadePort;
 use crate::store::{Dirs, Entry};
 use crate::types::{Code, Failure, IfName, Mac, Mtu, Outcome, PodRef, Role, VlanId};
 
@@ -113,6 +114,15 @@ pub enum WireLink {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         fallback: Option<String>,
     },
+}
+
+impl WireLink {
+    /// The bridge's port, if it is one.
+    pub fn made_port(&self) -> Option<MadePort<'_>> {
+        let Self::Bridge { bridge, native, tagged, hairpin, isolated, keep_default, .. } = self else { return None };
+        let (native, hairpin, isolated, keep_default) = (*native, *hairpin, *isolated, *keep_default);
+        Some(MadePort { bridge: bridge.as_str(), native, tagged, hairpin, isolated, keep_default })
+    }
 }
 
 /// What releases the addresses.

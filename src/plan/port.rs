@@ -1,6 +1,8 @@
 //! Whether a bridge port that was made for a pod is still as it was made, and what would put it right: another program
 //! (NetworkManager, a restart of the network) has taken it off its bridge, or its VLANs or flags away.
 
+use std::collections::HashSet;
+
 use crate::net::{Link, LinkKind, PortVlan};
 use crate::types::{Mtu, VlanId};
 
@@ -12,6 +14,20 @@ pub struct MadePort<'a> {
     pub tagged: &'a [VlanId],
     pub hairpin: bool,
     pub isolated: bool,
+    /// The port has the VLAN besides that the bridge gives each new one.
+    pub keep_default: bool,
+}
+
+impl MadePort<'_> {
+    /// VLANs of the port that it was not given: whoever is in one of them would reach the pod. None where it was given
+    /// none, or has the bridge's own besides: which one that was, is not known any more.
+    pub fn foreign(&self, there: &[PortVlan]) -> Vec<VlanId> {
+        if self.keep_default || (self.native.is_none() && self.tagged.is_empty()) {
+            return Vec::new();
+        }
+        let given: HashSet<VlanId> = self.native.iter().chain(self.tagged).copied().collect();
+        there.iter().map(|v| v.vid).filter(|vid| !given.contains(vid)).collect()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +46,8 @@ pub struct Mend {
     pub mtu: Option<Mtu>,
     pub native: Option<VlanId>,
     pub tagged: Vec<VlanId>,
+    /// To be taken away.
+    pub foreign: Vec<VlanId>,
     pub hairpin: Option<bool>,
     pub isolated: Option<bool>,
 }
@@ -80,6 +98,7 @@ fn join(made: &MadePort<'_>, port: &Link, bridge: &Link) -> Mend {
         mtu: Mtu::try_from(i64::from(bridge.mtu)).ok().filter(|_| port.mtu < bridge.mtu),
         native: made.native,
         tagged: made.tagged.to_vec(),
+        foreign: Vec::new(),
         hairpin: made.hairpin.then_some(true),
         isolated: made.isolated.then_some(true),
     }
@@ -96,6 +115,7 @@ fn resident(made: &MadePort<'_>, port: &Link, filtering: bool, vlans: &[PortVlan
         // Without filtering the kernel goes by no VLAN, and what it lists need not be what it once had.
         native: made.native.filter(|v| filtering && !native(v)),
         tagged: made.tagged.iter().filter(|v| filtering && !there(v)).copied().collect(),
+        foreign: if filtering { made.foreign(vlans) } else { Vec::new() },
         hairpin: flag(made.hairpin, flags.map(|f| f.hairpin)),
         isolated: flag(made.isolated, flags.map(|f| f.isolated)),
     };
@@ -109,10 +129,14 @@ impl Mend {
             return "put back onto its bridge".into();
         }
         let mut parts: Vec<String> = self.native.iter().map(|v| format!("native VLAN {v}")).collect();
-        parts.extend(self.tagged.first().map(|v| match self.tagged.len() {
-            1 => format!("VLAN {v}"),
-            n => format!("{n} VLANs"),
-        }));
+        let vlans = |all: &[VlanId]| {
+            all.first().map(|v| match all.len() {
+                1 => format!("VLAN {v}"),
+                n => format!("{n} VLANs"),
+            })
+        };
+        parts.extend(vlans(&self.tagged));
+        parts.extend(vlans(&self.foreign).map(|v| format!("without {v}")));
         let flag = |name: &str, on: Option<bool>| on.map(|on| format!("{name} {}", if on { "on" } else { "off" }));
         parts.extend(flag("hairpin mode", self.hairpin));
         parts.extend(flag("isolation", self.isolated));
@@ -134,7 +158,8 @@ mod tests {
         PortVlan { vid: vid(v), pvid: native, untagged: native }
     }
 
-    const PLAIN: MadePort<'_> = MadePort { bridge: "br0", native: None, tagged: &[], hairpin: false, isolated: false };
+    const PLAIN: MadePort<'_> =
+        MadePort { bridge: "br0", native: None, tagged: &[], hairpin: false, isolated: false, keep_default: false };
 
     fn on(master: Option<u32>) -> Link {
         let flags = Port { state: PortState::Forwarding, hairpin: false, isolated: false, timer_seconds: 0 };
@@ -150,12 +175,8 @@ mod tests {
         assert_eq!(port(&PLAIN, &on(Some(3)), Some(&bridge(3, "br0")), &[vlan(1, true)]), Verdict::Sound);
         let trunk = [vid(5), vid(6)];
         let made = MadePort { native: Some(vid(10)), tagged: &trunk, ..PLAIN };
-        let there = [vlan(10, true), vlan(5, false), vlan(6, false), vlan(99, false)];
-        assert_eq!(
-            port(&made, &on(Some(3)), Some(&filtering()), &there),
-            Verdict::Sound,
-            "more is the administrator's"
-        );
+        let there = [vlan(10, true), vlan(5, false), vlan(6, false)];
+        assert_eq!(port(&made, &on(Some(3)), Some(&filtering()), &there), Verdict::Sound);
         assert_eq!(port(&PLAIN, &on(Some(4)), None, &[]), Verdict::Sound, "the bridge was renamed");
     }
 
@@ -212,6 +233,20 @@ mod tests {
         }
     }
 
+    /// A bridge gives each port that joins it its default VLAN, whoever lets it join.
+    #[test]
+    fn vlans_that_the_port_was_not_given_are_taken_away() {
+        let made = MadePort { native: Some(vid(10)), ..PLAIN };
+        let there = [PortVlan { vid: vid(1), pvid: false, untagged: true }, vlan(10, true), vlan(99, false)];
+        let Verdict::Mend(mend) = port(&made, &on(Some(3)), Some(&filtering()), &there) else { panic!() };
+        assert_eq!(mend, Mend { foreign: vec![vid(1), vid(99)], ..Mend::default() });
+        assert_eq!(mend.text(), "restored: without 2 VLANs");
+        for made in [&PLAIN, &MadePort { keep_default: true, ..made }] {
+            assert_eq!(port(made, &on(Some(3)), Some(&filtering()), &there), Verdict::Sound, "{made:?}");
+        }
+        assert_eq!(port(&made, &on(Some(3)), Some(&bridge(3, "br0")), &there), Verdict::Sound, "no VLAN has a meaning");
+    }
+
     #[test]
     fn lost_vlans_and_flags_are_named() {
         let trunk = [vid(5), vid(6), vid(7)];
@@ -222,7 +257,7 @@ mod tests {
             (mend.native, &*mend.tagged, mend.hairpin, mend.isolated),
             (Some(vid(10)), &[vid(5), vid(7)][..], Some(true), None)
         );
-        assert_eq!(mend.text(), "restored: native VLAN 10, 2 VLANs, hairpin mode on");
+        assert_eq!(mend.text(), "restored: native VLAN 10, 2 VLANs, without VLAN 1, hairpin mode on");
         let Verdict::Mend(mend) = port(&made, &on(Some(3)), Some(&bridge(3, "br0")), &[]) else { panic!() };
         assert_eq!(mend.text(), "restored: hairpin mode on", "VLANs of a bridge that does not filter say nothing");
     }
