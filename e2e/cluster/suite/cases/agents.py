@@ -39,6 +39,7 @@ def agent_policy(world):
     told = {"metadata": {"annotations": {STATUS: "[]"}}}
     ours = {"status": {"capacity": {KEY: "7"}, "allocatable": {KEY: "7"}}}
     allowed = [(pod.format("here"), told), (node.format(here.name), ours)]
+    groups = get("node", here.name)["status"].get("features", {}).get("supplementalGroupsPolicy", False)
     refused = [
         (pod.format("there"), told, "another node"),
         (node.format(there.name), ours, "another node"),
@@ -50,6 +51,12 @@ def agent_policy(world):
         (node.format(here.name), {"status": {"capacity": {"cpu": "1"}}}, "of a node's status"),
         (node.format(here.name), {"status": {"allocatable": {"pods": None}}}, "of a node's status"),
         (node.format(here.name), {"status": {"conditions": []}}, "of a node's status"),
+        # `config` and `declaredFeatures` are dropped where nobody turned them on.
+        (node.format(here.name), {"status": {"phase": "Terminated"}}, "of a node's status"),
+        (node.format(here.name), {"status": {"runtimeHandlers": [{"name": "x"}]}}, "of a node's status"),
+        (node.format(here.name), {"status": {"features": {"supplementalGroupsPolicy": not groups}}}, "of a node's status"),
+        (node.format(here.name), {"status": {"nodeInfo": {"kernelVersion": "x"}}}, "of a node's status"),
+        (node.format(here.name), {"status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.66"}]}}, "of a node's status"),
     ]
     for path, body in allowed:
         same(f"{path} {body}", token.patch(path, body), "done")
