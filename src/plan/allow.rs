@@ -6,8 +6,15 @@ use crate::store::Allow as AllowEntry;
 /// What primary networks and container engines make for themselves; whoever may write a NAD reaches none of it.
 const NOT_BY_DEFAULT: &[&str] = &[
     "docker0",
+    "docker_gwbridge",
+    "podman*",
+    "nerdctl*",
+    "lxdbr*",
+    "incusbr*",
     "virbr*",
     "cni*",
+    "cbr0",
+    "weave*",
     "flannel*",
     "cilium*",
     "lxc*",
@@ -19,7 +26,13 @@ const NOT_BY_DEFAULT: &[&str] = &[
     "vxlan*",
 ];
 
-/// `None`: all but what [`NOT_BY_DEFAULT`] names.
+/// A network of docker's own: `br-` and the first 12 hex digits of its id. A glob would take `br-provisioning` along.
+fn is_dockers(name: &str) -> bool {
+    let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    name.strip_prefix("br-").is_some_and(|id| id.len() == 12 && id.bytes().all(hex))
+}
+
+/// `None`: all but what [`NOT_BY_DEFAULT`] names, and docker's.
 pub type AllowList = Option<Vec<AllowEntry>>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -31,7 +44,7 @@ pub struct Allow {
 /// Whether `list` lets a pod of `namespace` name the link `name`.
 pub fn allowed(list: &AllowList, name: &str, namespace: Option<&str>) -> bool {
     match list {
-        None => !NOT_BY_DEFAULT.iter().any(|g| matches(g, name)),
+        None => !NOT_BY_DEFAULT.iter().any(|g| matches(g, name)) && !is_dockers(name),
         Some(entries) => entries.iter().any(|e| {
             matches(&e.glob, name)
                 && e.namespaces.as_ref().is_none_or(|l| namespace.is_some_and(|ns| l.iter().any(|g| matches(g, ns))))
@@ -86,11 +99,18 @@ mod tests {
     }
 
     #[test]
-    fn defaults_leave_out_primary_networks() {
-        for name in ["docker0", "cni0", "cilium_host", "lxc1234", "flannel.1", "virbr0"] {
+    fn defaults_leave_out_primary_networks_and_container_engines() {
+        for name in ["docker0", "cni0", "cilium_host", "lxc1234", "flannel.1", "virbr0", "cbr0", "weave"] {
             assert!(!allowed(&None, name, Some("default")), "{name}");
         }
-        for name in ["br-lan", "eno1", "vmbr0"] {
+        for name in
+            ["docker_gwbridge", "podman0", "podman12", "nerdctl0", "lxcbr0", "lxdbr0", "incusbr0", "br-0123456789ab"]
+        {
+            assert!(!allowed(&None, name, Some("default")), "{name}");
+        }
+        let lists = Some(vec![AllowEntry { glob: "br-0123456789ab".into(), namespaces: None }]);
+        assert!(allowed(&lists, "br-0123456789ab", None), "whoever names it means it");
+        for name in ["br-lan", "eno1", "vmbr0", "br-provisioning", "br-0123456789a", "br-0123456789AB", "cbr1"] {
             assert!(allowed(&None, name, None), "{name}");
         }
     }
