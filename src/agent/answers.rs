@@ -133,7 +133,9 @@ async fn answer(ctx: &Context, facts: &Facts, ask: Ask, output: &mut Output) -> 
             Ok(None)
         }
         Ask::Event(complaint) => {
-            tell::complain(ctx, &complaint.pod, &complaint.reason, &complaint.message);
+            if !ctx.outbox.repeats(&complaint, Instant::now()) {
+                tell::complain(ctx, &complaint.pod, &complaint.reason, &complaint.message);
+            }
             Ok(None)
         }
     }
