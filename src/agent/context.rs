@@ -27,7 +27,7 @@ pub struct Context {
     /// Name of this node's object.
     pub node: String,
     pub metrics: Metrics,
-    /// Say what would be repaired, and change nothing.
+    /// Say what would be repaired or advertised, and do neither. All other duties are done.
     pub dry_run: bool,
     pub wanted: Wanted,
     /// Without one: the pod's own service account.

@@ -36,7 +36,7 @@ use std::time::Duration;
 use nix::fcntl::Flock;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch as turned};
-use tokio::time::{interval, sleep};
+use tokio::time::{interval, sleep, timeout};
 
 use self::context::Context;
 pub use self::duties::Wanted;
@@ -50,6 +50,8 @@ use crate::types::{Code, Failure, Outcome};
 const LOOK: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// A wait for another agent that is longer is told.
+const SOON: Duration = Duration::from_secs(1);
 /// For duties to come to an end; whatever they do is safe to be cut off.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -58,6 +60,7 @@ pub struct Options {
     pub dirs: Dirs,
     pub node: String,
     pub kubeconfig: Option<PathBuf>,
+    /// Of what `repair` and `advertise` do.
     pub dry_run: bool,
     pub wanted: Wanted,
 }
@@ -191,7 +194,7 @@ async fn wait(threads: Vec<JoinHandle<()>>) {
             sleep(Duration::from_millis(10)).await;
         }
     };
-    if tokio::time::timeout(PATIENCE, all).await.is_err() {
+    if timeout(PATIENCE, all).await.is_err() {
         tracing::warn!("cut off at its work");
     }
 }
@@ -212,11 +215,18 @@ impl Own {
         for dir in [&dirs.run, &dirs.state] {
             make_dir(dir).map_err(|e| failed(Code::JournalUnwritable, "make", dir, &e))?;
         }
-        let (done, taken) = oneshot::channel();
+        let (done, mut taken) = oneshot::channel();
         let path = lock_path.clone();
         // flock(2) cannot be waited for in another way; a process that ends takes this thread along.
         std::thread::spawn(move || done.send(hold(&path, 0o600)));
-        let lock = match taken.await {
+        let taken = match timeout(SOON, &mut taken).await {
+            Ok(taken) => taken,
+            Err(_) => {
+                tracing::info!(lock = %lock_path.display(), "another agent acts: nothing is done until it has ended");
+                taken.await
+            }
+        };
+        let lock = match taken {
             Ok(Ok(lock)) => lock,
             Ok(Err(e)) => return Err(failed(Code::Io, "lock", &lock_path, &e)),
             Err(_) => return Err(Failure::new(Code::Io, "the wait for another agent broke off")),

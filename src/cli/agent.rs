@@ -18,7 +18,8 @@ pub struct AgentArgs {
     /// How to reach the API server [default: as a pod does, by its service account]
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// Say what would be repaired, and change nothing
+    /// Only say what would be repaired, swept or released, and which bridges the Node would be told to have. All else is
+    /// done: answers, copies of networks, statuses, Events, leases, guests' DHCP
     #[arg(long)]
     dry_run: bool,
     /// Bridges that the scheduler is told of, by name, `*` and `?` allowed; may be repeated [default: those that pods'

@@ -32,7 +32,7 @@ pub struct Sweep {
     suspects: HashMap<AttachmentId, Suspect>,
     /// An entry that nobody can read, told once.
     told: HashSet<AttachmentId>,
-    /// Their containers are gone, and a plugin that they need is not here.
+    /// Told and left as they are: a plugin that they need is not here, or this is a dry run.
     left: HashSet<AttachmentId>,
 }
 
@@ -71,6 +71,9 @@ impl Sweep {
                     continue;
                 }
             };
+            if origin.fate != Fate::Gone {
+                self.left.remove(&entry.id);
+            }
             if !self.left.contains(&entry.id) && self.is_due(entry, origin.fate, now) {
                 said.extend(self.take(tools, entry, origin.pod, now).await);
             }
@@ -95,6 +98,7 @@ impl Sweep {
     async fn take(&mut self, tools: &Tools<'_>, entry: &Entry, pod: Option<PodRef>, now: Duration) -> Option<Said> {
         let say = |text: String, done| Some(Said { pod: pod.clone(), kind: Kind::Sweep, done, text, quiet: false });
         if tools.dry_run {
+            self.left.insert(entry.id.clone());
             return say(format!("{} would be undone: its container is gone", entry.id), false);
         }
         let taken = match entry.id.role {

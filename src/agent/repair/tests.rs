@@ -312,6 +312,7 @@ fn a_container_that_is_gone_twice_is_undone_and_no_other() {
     look(&node, &mut dry, 220, true);
     let said = look(&node, &mut dry, 280, true);
     assert!(said.len() == 1 && !said[0].done && node.entries() == 2, "{said:?}");
+    assert_eq!(look(&node, &mut dry, 340, true), [], "told once");
     let said = look(&node, &mut sweep, 281, false);
     assert_eq!((said.len(), said[0].done, said[0].kind), (1, true, Kind::Sweep));
     assert!(said[0].text.starts_with("c1/net1 (wire) was undone"), "{said:?}");
