@@ -160,12 +160,14 @@ impl<N: NodeObject> Advertiser<'_, N> {
     }
 
     async fn tell(&mut self) -> Outcome<bool> {
-        let Some(node) = self.node.get().await? else {
+        // Together, as the API server may be far.
+        let (node, marker) = tokio::join!(self.node.get(), self.node.marker());
+        let Some(node) = node? else {
             tracing::warn!(node = self.ctx.node, "the API server knows no such node");
             return Ok(false);
         };
         self.told.version = version(&node).to_owned();
-        let because = self.somebody_else(&node).await?;
+        let because = self.somebody_else(&node, marker?);
         self.ctx.metrics.set(&MARKER, &[], if because.is_some() { 1.0 } else { 0.0 });
         if because != self.told.because {
             match &because {
@@ -193,9 +195,9 @@ impl<N: NodeObject> Advertiser<'_, N> {
     }
 
     /// Who writes the keys besides us: a bridge-marker's pod, or somebody who puts back what was taken away.
-    async fn somebody_else(&mut self, node: &Value) -> Outcome<Option<String>> {
-        if let Some(pod) = self.node.marker().await? {
-            return Ok(Some(format!("bridge-marker, pod {pod}")));
+    fn somebody_else(&mut self, node: &Value, marker: Option<String>) -> Option<String> {
+        if let Some(pod) = marker {
+            return Some(format!("bridge-marker, pod {pod}"));
         }
         let there = diff::advertised(node);
         let wanted = self.seen.healthy();
@@ -210,10 +212,8 @@ impl<N: NodeObject> Advertiser<'_, N> {
                 self.told.returns = 0;
             }
         }
-        Ok(match self.told.stand_back {
-            Some(until) if Instant::now() < until => Some("somebody who puts back what was taken away".into()),
-            _ => None,
-        })
+        let until = self.told.stand_back.filter(|until| Instant::now() < *until);
+        until.map(|_| "somebody who puts back what was taken away".into())
     }
 
     /// Until there is something to be told anew.

@@ -22,11 +22,15 @@ struct Fake {
     patches: Cell<usize>,
     failures: Cell<usize>,
     marker: RefCell<Option<String>>,
+    /// Requests under way, and the most of them at one time.
+    flying: Cell<usize>,
+    together: Cell<usize>,
 }
 
 impl NodeObject for Fake {
     async fn get(&self) -> Outcome<Option<Value>> {
         self.gets.set(self.gets.get() + 1);
+        self.flies().await;
         Ok(Some(self.node.borrow().clone()))
     }
 
@@ -45,6 +49,7 @@ impl NodeObject for Fake {
     }
 
     async fn marker(&self) -> Outcome<Option<String>> {
+        self.flies().await;
         Ok(self.marker.borrow().clone())
     }
 }
@@ -65,6 +70,13 @@ impl Fake {
         let section = json!({"cpu": "4"});
         let node = json!({"metadata": {}, "status": {"capacity": section, "allocatable": section}});
         Self { node: RefCell::new(node), ..Self::default() }
+    }
+
+    async fn flies(&self) {
+        self.flying.set(self.flying.get() + 1);
+        self.together.set(self.together.get().max(self.flying.get()));
+        sleep(Duration::from_millis(10)).await;
+        self.flying.set(self.flying.get() - 1);
     }
 
     fn edit(&self, how: impl FnOnce(&mut Value)) {
@@ -165,6 +177,16 @@ fn what_kubelet_makes_of_it_is_mended() {
         // A bridge that went while no agent ran.
         fake.others("capacity", "br-old", "0");
         fake.until("forgotten", |f| f.amount("capacity", "br-old").is_none()).await;
+    });
+}
+
+/// Else a server that takes 300 ms for each request takes more than the second that a change may take.
+#[test]
+fn node_and_marker_are_asked_for_at_the_same_time() {
+    let node = Node::new();
+    beside(&node, false, BridgeRule::default(), async |fake, _| {
+        fake.until("br0", |f| f.both("br0").is_some()).await;
+        assert_eq!(fake.together.get(), 2);
     });
 }
 
