@@ -16,10 +16,11 @@ use super::vmi;
 use super::watch::jittered;
 use crate::annotation;
 use crate::api::{Api, Event, Limits, On, Told};
+use crate::meta;
 use crate::plan::PodFacts;
 use crate::protocol::{Name, Untold};
-use crate::store::{Owing, Pending};
-use crate::types::{Code, Failure, Outcome, PodRef};
+use crate::store::{Journal, Owing, Pending};
+use crate::types::{Code, Failure, Outcome, PodRef, Role};
 use crate::vmi::Owner;
 
 /// A knock may get lost with an agent that ends.
@@ -139,23 +140,38 @@ impl Desk {
         self.tries.retain(|owing, _| there.contains(owing));
         let mut last: BTreeMap<(String, String), (Owing, Untold)> = BTreeMap::new();
         for (owing, untold) in all {
-            match untold {
-                Ok(untold) if untold.version > VERSION => {}
-                Ok(untold) => {
-                    let key = (untold.pod.namespace.clone(), untold.pod.name.clone());
-                    if let Some((older, _)) = last.insert(key, (owing, untold)) {
-                        self.settle(older, &Came::Settled);
-                    }
-                }
+            let untold = match untold {
+                Ok(untold) if untold.version > VERSION => continue,
+                Ok(untold) => untold,
                 // Not synced, as its pod does not outlive a power cut.
-                Err(failure) => {
-                    tracing::warn!(%failure, "a status is lost");
-                    self.settle(owing, &Came::Settled);
-                }
+                Err(failure) => match self.of_journal(&owing) {
+                    Some(untold) => {
+                        tracing::warn!(pod = %untold.pod, %failure, "its status is told out of the journal");
+                        untold
+                    }
+                    None => {
+                        tracing::error!(%failure, "a network-status is lost: the journal has none of it either");
+                        self.ctx.metrics.add(&TOLD, &[("outcome", "lost")], 1);
+                        self.settle(owing, &Came::Settled);
+                        continue;
+                    }
+                },
+            };
+            let key = (untold.pod.namespace.clone(), untold.pod.name.clone());
+            if let Some((older, _)) = last.insert(key, (owing, untold)) {
+                self.settle(older, &Came::Settled);
             }
         }
         let now = Instant::now();
         last.into_values().filter(|(owing, _)| self.tries.get(owing).is_none_or(|(at, _)| *at <= now)).collect()
+    }
+
+    fn of_journal(&self, owing: &Owing) -> Option<Untold> {
+        let dirs = &self.ctx.dirs;
+        let mut entries = Journal(dirs).all().ok()?.into_iter().flatten();
+        let entry = entries.find(|e| e.id.role == Role::Meta && owing.is_of(dirs, &e.id))?;
+        let (pod, status) = meta::status_of(&entry).ok()??;
+        Some(Untold { version: VERSION, pod, status, stale: Vec::new(), notes: Vec::new() })
     }
 
     async fn status(&self, untold: Untold) -> Came {

@@ -22,6 +22,7 @@ mod networks;
 mod outside;
 mod ready;
 mod record;
+mod retold;
 mod routes;
 mod run;
 mod settle;
@@ -48,6 +49,7 @@ pub use config::is_meta;
 pub use del::del;
 pub use gc::{gc, take};
 pub use record::place;
+pub use retold::status_of;
 pub use status::status;
 pub use words::wishes;
 

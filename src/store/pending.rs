@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::file::{failed, names, read_file, remove_file, write_synced, write_whole};
 use super::{Dirs, file_name};
-use crate::types::{Code, ContainerId, Failure, IfName, Outcome};
+use crate::types::{AttachmentId, Code, ContainerId, Failure, IfName, Outcome};
 
 const ENDING: &str = ".json";
 
@@ -24,6 +24,11 @@ pub struct Owing {
 }
 
 impl Owing {
+    /// Whether it is of this attachment: what is torn does not say so itself.
+    pub fn is_of(&self, dirs: &Dirs, id: &AttachmentId) -> bool {
+        self.path.file_name() == Pending::untold(dirs).path(&id.container, &id.ifname).file_name()
+    }
+
     /// Removes it, unless it says something else by now.
     pub fn settle(&self) -> Outcome<()> {
         let failed = |e| failed(Code::Io, "remove", &self.path, &e);
