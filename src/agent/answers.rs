@@ -3,15 +3,16 @@
 //! A pod or a network that they have not seen is asked for; the plugin hears then that its answer takes a while. Only root
 //! is answered. Nothing is known here of what follows from an answer.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::context::Context;
@@ -26,6 +27,8 @@ use crate::types::{Code, Failure, Outcome};
 const IDLE: Duration = Duration::from_secs(30);
 /// Runtimes start at most some dozen pods at a time.
 const AT_ONCE: usize = 256;
+/// For one that asks nothing to go; there may be none yet.
+const MAKE_ROOM: Duration = Duration::from_millis(5);
 
 const ANSWERED: Family = Family::duration("trestle_answer_seconds", "Time of an answer to the plugin.");
 
@@ -36,7 +39,7 @@ pub async fn run(ctx: Context) -> Outcome<()> {
         Failure::new(Code::Io, format!("cannot listen at {}: {e}", path.display()))
     })?;
     ctx.metrics.working("answers", true);
-    let room = Arc::new(Semaphore::new(AT_ONCE));
+    let (room, idle) = (Arc::new(Semaphore::new(AT_ONCE)), Idle::default());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -47,10 +50,18 @@ pub async fn run(ctx: Context) -> Outcome<()> {
             sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let Ok(place) = room.clone().acquire_owned().await else { return Ok(()) };
-        let (ctx, facts) = (ctx.clone(), facts.clone());
+        let place = loop {
+            if room.available_permits() == 0 {
+                idle.end_oldest();
+            }
+            if let Ok(place) = timeout(MAKE_ROOM, room.clone().acquire_owned()).await {
+                break place;
+            }
+        };
+        let Ok(place) = place else { return Ok(()) };
+        let (ctx, facts, idle) = (ctx.clone(), facts.clone(), idle.clone());
         tokio::spawn(async move {
-            if let Err(e) = serve(&ctx, &facts, stream).await {
+            if let Err(e) = serve(&ctx, &facts, &idle, stream).await {
                 tracing::debug!(error = %e, "a plugin went away");
             }
             drop(place);
@@ -77,7 +88,7 @@ fn bind(ctx: &Context) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn serve(ctx: &Context, facts: &Facts, stream: UnixStream) -> io::Result<()> {
+async fn serve(ctx: &Context, facts: &Facts, idle: &Idle, stream: UnixStream) -> io::Result<()> {
     let peer = stream.peer_cred()?;
     if peer.uid() != 0 {
         tracing::warn!(uid = peer.uid(), pid = peer.pid(), "somebody else than root is at the socket");
@@ -85,7 +96,7 @@ async fn serve(ctx: &Context, facts: &Facts, stream: UnixStream) -> io::Result<(
     }
     let (input, output) = stream.into_split();
     let (mut input, mut output) = (BufReader::new(input), Output { stream: output, waits: false });
-    while let Some(line) = line(&mut input).await? {
+    while let Some(line) = line(&mut input, idle).await? {
         let began = Instant::now();
         output.waits = false;
         let say = match protocol::read(&line) {
@@ -101,16 +112,52 @@ async fn serve(ctx: &Context, facts: &Facts, stream: UnixStream) -> io::Result<(
     Ok(())
 }
 
-/// `None` at the end.
-async fn line(input: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<Vec<u8>>> {
+/// `None` at the end, or when somebody else needs the place.
+async fn line(input: &mut BufReader<OwnedReadHalf>, idle: &Idle) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     let mut bounded = input.take(LONGEST_REQUEST);
-    let Ok(read) = timeout(IDLE, bounded.read_until(b'\n', &mut line)).await else { return Ok(None) };
+    let (number, ended) = idle.begin();
+    let read = tokio::select! {
+        read = timeout(IDLE, bounded.read_until(b'\n', &mut line)) => read,
+        _ = ended => return Ok(None),
+    };
+    idle.end(number);
+    let Ok(read) = read else { return Ok(None) };
     read?;
     match line.last() {
         None => Ok(None),
         Some(b'\n') => Ok(Some(line)),
         Some(_) => Err(io::Error::other("a request without an end")),
+    }
+}
+
+/// Who is connected and asks nothing, the oldest first. They are many only where plugins were stopped in the middle.
+#[derive(Clone, Default)]
+struct Idle(Arc<Mutex<(u64, BTreeMap<u64, oneshot::Sender<()>>)>>);
+
+impl Idle {
+    fn begin(&self) -> (u64, oneshot::Receiver<()>) {
+        let (end, ended) = oneshot::channel();
+        let mut all = self.all();
+        all.0 += 1;
+        let number = all.0;
+        all.1.insert(number, end);
+        (number, ended)
+    }
+
+    fn end(&self, number: u64) {
+        self.all().1.remove(&number);
+    }
+
+    fn end_oldest(&self) {
+        if let Some((_, end)) = self.all().1.pop_first() {
+            // It has gone by itself.
+            let _ = end.send(());
+        }
+    }
+
+    fn all(&self) -> MutexGuard<'_, (u64, BTreeMap<u64, oneshot::Sender<()>>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -13,8 +13,8 @@ use crate::nad::Nad;
 use crate::plan::testing::call;
 use crate::protocol::{Name, Note, Untold};
 use crate::resolve::{Copies, Pod, Sources, Wish};
-use crate::store::{Pending, full};
-use crate::types::PodRef;
+use crate::store::{Journal, Pending, full};
+use crate::types::{AttachmentId, PodRef, Role};
 
 const ARGS: &str = "K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web;K8S_POD_UID=u1";
 
@@ -77,6 +77,25 @@ fn a_pod_and_its_networks_without_a_question() {
         // Metadata is all that is asked of pods, and only of this node's.
         let list = &cluster.asked("GET", "/api/v1/pods?")[0];
         assert!(list.path.contains("spec.nodeName%3Dnode1&") && list.headers["accept"].contains("PartialObject"));
+    });
+}
+
+/// Plugins that were stopped in the middle hold their connections.
+#[test]
+fn who_asks_nothing_makes_room_for_who_asks() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (ctx, cluster) = (context(tmp.path()), Cluster::new(tmp.path()));
+    cluster.put_pod(&pod_object("web", "u1", &json!({})));
+    with_agent(&ctx, async {
+        serving(&ctx).await;
+        let path = crate::protocol::socket(&ctx.dirs);
+        let mut silent = Vec::new();
+        for _ in 0..300 {
+            silent.push(tokio::net::UnixStream::connect(&path).await.unwrap());
+        }
+        let asked = timeout(Duration::from_secs(20), ask(&ctx, ARGS, &[])).await;
+        assert!(asked.expect("not within 20 s").0.is_ok());
+        drop(silent);
     });
 }
 
@@ -176,6 +195,18 @@ fn put_down(ctx: &Context, container: &str, pod: &str, status: &str) {
     Pending::untold(&ctx.dirs).note(&container.parse().unwrap(), &"eth0".parse().unwrap(), &untold).unwrap();
 }
 
+/// A pod with one network.
+fn journal_has(ctx: &Context, container: &str, pod: &str) {
+    let result = json!({"cniVersion": "1.0.0", "interfaces": [{"name": "net1", "sandbox": "/run/netns/x"}],
+        "ips": [{"address": "192.0.2.7/24", "interface": 0}]});
+    let network = json!({"name": "prod/lan", "ifname": "net1", "conf": {}, "result": result});
+    let record = json!({"pod": {"namespace": "prod", "name": pod, "uid": "u1"}, "boot": "b1", "netns": "/run/netns/x",
+        "args": "", "path": [], "cni_dir": "/nonexistent/multus", "networks": [network]});
+    let (container, ifname) = (container.parse().unwrap(), "eth0".parse().unwrap());
+    let id = AttachmentId { container, ifname, role: Role::Meta };
+    Journal(&ctx.dirs).write(&id, &"multi".parse().unwrap(), &record).unwrap();
+}
+
 /// The state directory is full: what is on it stands, what is not is tried again, and answers come out of memory.
 #[test]
 fn a_full_disk_loses_nothing_and_is_mended_when_there_is_room() {
@@ -228,16 +259,26 @@ fn a_status_is_told_once_and_survives_every_trouble() {
     put_down(&ctx, "c1", "web", "[1]");
     put_down(&ctx, "c2", "gone", "[2]");
     std::fs::write(ctx.dirs.state.join("untold/c3~eth0.json"), "{\"vers").unwrap();
+    // A torn one of which the journal has all that is in it.
+    journal_has(&ctx, "c5", "db");
+    std::fs::write(ctx.dirs.state.join("untold/c5~eth0.json"), "").unwrap();
+    cluster.put_pod(&pod_object("db", "u1", &json!({})));
     cluster.fail_patches(Some(503));
     with_agent(&ctx, async {
         serving(&ctx).await;
         eventually("tried", || cluster.asked("PATCH", "/pods/web/status").len() >= 2).await;
         assert!(untold(&ctx) >= 2);
         cluster.fail_patches(Some(403));
-        eventually("the API server refuses", || ctx.metrics.text().contains("trestle_statuses_untold 2")).await;
+        eventually("the API server refuses", || ctx.metrics.text().contains("trestle_statuses_untold 3")).await;
         cluster.fail_patches(None);
         eventually("all are told", || std::fs::read_dir(ctx.dirs.state.join("untold")).unwrap().count() == 0).await;
         let patches = cluster.asked("PATCH", "/pods/web/status");
+        assert!(ctx.metrics.text().contains("trestle_statuses_total{outcome=\"lost\"} 1"), "{}", ctx.metrics.text());
+        let retold = cluster.asked("PATCH", "/pods/db/status").last().unwrap().json();
+        let status =
+            retold["metadata"]["annotations"]["k8s.v1.cni.cncf.io/network-status"].as_str().unwrap().to_owned();
+        let status: Value = serde_json::from_str(&status).unwrap();
+        assert_eq!((&status[0]["name"], &status[0]["ips"][0]), (&json!("prod/lan"), &json!("192.0.2.7")));
         let last = patches.last().unwrap().json();
         assert_eq!(last["metadata"]["annotations"]["k8s.v1.cni.cncf.io/network-status"], "[1]");
         assert!(patches.iter().all(|p| !p.body.contains("[0]")), "an older one of the same pod");
@@ -378,11 +419,11 @@ fn a_second_agent_waits_and_a_removed_directory_ends_it() {
     runtime().unwrap().block_on(async {
         let first = Own::take(&ctx.dirs).await.unwrap();
         first.still().unwrap();
-        let second = tokio::time::timeout(Duration::from_millis(100), Own::take(&ctx.dirs)).await;
+        let second = timeout(Duration::from_millis(100), Own::take(&ctx.dirs)).await;
         assert!(second.is_err(), "the first one acts");
         drop(first);
         // The thread of the wait that was given up holds it, and lets go: nobody takes it from there.
-        let second = tokio::time::timeout(Duration::from_secs(5), Own::take(&ctx.dirs)).await.unwrap().unwrap();
+        let second = timeout(Duration::from_secs(5), Own::take(&ctx.dirs)).await.unwrap().unwrap();
         std::fs::remove_dir_all(&ctx.dirs.state).unwrap();
         std::fs::create_dir(&ctx.dirs.state).unwrap();
         assert_eq!(second.still().unwrap_err().code, Code::Io);
