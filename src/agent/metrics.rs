@@ -92,9 +92,14 @@ impl Metrics {
         });
     }
 
-    /// Forgets all values of a gauge whose things may be gone, before they are set anew.
-    pub fn clear(&self, family: &Family) {
-        self.registry().families.remove(family);
+    /// All values of a gauge whose things come and go, by its one label. At once: a scrape meets neither none nor half.
+    pub fn replace<'a>(&self, family: &Family, label: &str, values: impl IntoIterator<Item = (&'a str, f64)>) {
+        let values = values.into_iter().map(|(of, now)| (label_text(&[(label, of)]), Value::Number(now))).collect();
+        let families = &mut self.registry().families;
+        match BTreeMap::is_empty(&values) {
+            true => families.remove(family),
+            false => families.insert(*family, values),
+        };
     }
 
     /// `/readyz` waits for this duty.
@@ -216,7 +221,12 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
-        m.clear(&PORTS);
+        m.replace(&PORTS, "of", [("a", 1.0), ("b", 2.0)]);
+        m.replace(&PORTS, "of", [("b", 3.0)]);
+        let ports: Vec<String> =
+            m.text().lines().filter(|l| l.starts_with("trestle_test_p")).map(str::to_owned).collect();
+        assert_eq!(ports, ["trestle_test_ports{of=\"b\"} 3"]);
+        m.replace(&PORTS, "of", []);
         assert!(!m.text().contains("trestle_test_ports"));
     }
 

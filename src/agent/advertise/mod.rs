@@ -149,11 +149,9 @@ impl<N: NodeObject> Advertiser<'_, N> {
                 Health::Unhealthy(why) => tracing::warn!(bridge = name, why, "the bridge is not healthy"),
             }
         }
-        self.ctx.metrics.clear(&HEALTHY);
-        for (name, health) in &bridges {
-            let value = if *health == Health::Healthy { 1.0 } else { 0.0 };
-            self.ctx.metrics.set(&HEALTHY, &[("bridge", name)], value);
-        }
+        let value = |health: &Health| if *health == Health::Healthy { 1.0 } else { 0.0 };
+        let values = bridges.iter().map(|(name, health)| (name.as_str(), value(health)));
+        self.ctx.metrics.replace(&HEALTHY, "bridge", values);
         let before = self.seen.healthy();
         self.seen.bridges = bridges;
         Ok(self.seen.healthy() != before)

@@ -230,7 +230,7 @@ impl<'a, V: Visit> Repair<'a, V> {
         let all = Journal(self.tools.dirs).all()?;
         let broken = all.iter().filter(|e| e.is_err()).count();
         let entries: Vec<Entry> = all.into_iter().flatten().collect();
-        for role in [Role::Wire, Role::Bind, Role::Ipam, Role::Meta] {
+        for role in [Role::Wire, Role::Bind, Role::Meta] {
             let count = entries.iter().filter(|e| e.id.role == role).count();
             self.ctx.metrics.set(&ATTACHMENTS, &[("role", role.as_str())], count as f64);
         }
