@@ -10,6 +10,7 @@ mod hint;
 mod kept;
 mod lease;
 mod machine;
+mod moved;
 mod server;
 mod told;
 mod trouble;

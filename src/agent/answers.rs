@@ -133,30 +133,37 @@ async fn line(input: &mut BufReader<OwnedReadHalf>, idle: &Idle) -> io::Result<O
 
 /// Who is connected and asks nothing, the oldest first. They are many only where plugins were stopped in the middle.
 #[derive(Clone, Default)]
-struct Idle(Arc<Mutex<(u64, BTreeMap<u64, oneshot::Sender<()>>)>>);
+struct Idle(Arc<Mutex<Waiting>>);
+
+#[derive(Default)]
+struct Waiting {
+    /// Of the last one.
+    number: u64,
+    ends: BTreeMap<u64, oneshot::Sender<()>>,
+}
 
 impl Idle {
     fn begin(&self) -> (u64, oneshot::Receiver<()>) {
         let (end, ended) = oneshot::channel();
         let mut all = self.all();
-        all.0 += 1;
-        let number = all.0;
-        all.1.insert(number, end);
+        all.number += 1;
+        let number = all.number;
+        all.ends.insert(number, end);
         (number, ended)
     }
 
     fn end(&self, number: u64) {
-        self.all().1.remove(&number);
+        self.all().ends.remove(&number);
     }
 
     fn end_oldest(&self) {
-        if let Some((_, end)) = self.all().1.pop_first() {
+        if let Some((_, end)) = self.all().ends.pop_first() {
             // It has gone by itself.
             let _ = end.send(());
         }
     }
 
-    fn all(&self) -> MutexGuard<'_, (u64, BTreeMap<u64, oneshot::Sender<()>>)> {
+    fn all(&self) -> MutexGuard<'_, Waiting> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::context::Context;
 use super::keeper::{BootClock, Children, Keeper, News, Report, keep};
 use super::metrics::{self, Family};
-use super::{advertise, guests, repair, tell};
+use super::{advertise, guests, readdressed, repair, tell};
 use crate::api::Limits;
 use crate::ipam::dhcp::Job;
 use crate::plan::BridgeRule;
@@ -77,15 +77,17 @@ pub async fn calls(ctx: Context) -> Outcome<()> {
 
 pub async fn leases(ctx: Context) -> Outcome<()> {
     loop {
+        let (held, heard) = readdressed::channel();
         let keeper = Keeper {
             dirs: ctx.dirs.clone(),
             exchange: Children::of_this_program(&ctx.dirs),
             clock: BootClock,
-            report: Told(ctx.clone()),
+            report: Told { ctx: ctx.clone(), held },
             root: PathBuf::new(),
         };
         tokio::select! {
             done = keep(keeper) => done?,
+            () = readdressed::run(&ctx, heard) => {}
             () = ctx.ended() => return Ok(()),
         }
         tokio::time::sleep(PAUSE).await;
@@ -99,32 +101,44 @@ pub async fn guests(ctx: Context) -> Outcome<()> {
     }
 }
 
-struct Told(Context);
+struct Told {
+    ctx: Context,
+    held: readdressed::Held,
+}
 
 impl Report for Told {
     fn lease(&self, record: &LeaseRecord<Job>, news: &News) {
         let (label, event) = words(record, news);
-        self.0.metrics.add(&NEWS, &[("news", label)], 1);
+        self.ctx.metrics.add(&NEWS, &[("news", label)], 1);
         let Some((namespace, name)) = record.pod.as_deref().and_then(|pod| pod.split_once('/')) else { return };
         if let Some((reason, text)) = event {
             let pod = PodRef { namespace: namespace.into(), name: name.into(), uid: None };
-            tell::complain(&self.0, &pod, reason, &format!("{} of network {}: {text}", record.ifname, record.network));
+            tell::complain(
+                &self.ctx,
+                &pod,
+                reason,
+                &format!("{} of network {}: {text}", record.ifname, record.network),
+            );
         }
     }
 
+    fn held(&self, record: &LeaseRecord<Job>) {
+        self.held.say(record);
+    }
+
     fn kept(&self, count: usize) {
-        self.0.metrics.set(&LEASES, &[], count as f64);
+        self.ctx.metrics.set(&LEASES, &[], count as f64);
     }
 }
 
 /// For the metric, and for people where they should know.
 fn words(record: &LeaseRecord<Job>, news: &News) -> (&'static str, Option<(&'static str, String)>) {
+    let now = || record.job.held().map_or_else(|| "an address".into(), |lease| lease.address.to_string());
     match news {
         News::Renewed => ("renewed", None),
-        News::Got { before } => {
-            let now = record.job.held().map_or_else(|| "another one".into(), |lease| lease.address.to_string());
-            let (label, was) = before.map_or(("got", "none".into()), |before| ("changed", before.to_string()));
-            (label, Some(("AddressChanged", format!("its address is {now} now, and was {was}"))))
+        News::Got => ("got", Some(("LeaseRegained", format!("it has {} again", now())))),
+        News::Changed { before } => {
+            ("changed", Some(("AddressChanged", format!("it has {} in place of {before}", now()))))
         }
         News::Unkept(time) => {
             let text =
@@ -134,10 +148,13 @@ fn words(record: &LeaseRecord<Job>, news: &News) -> (&'static str, Option<(&'sta
         News::Amended(text) => ("amended", Some(("LeaseChanged", format!("the DHCP server gives {text}")))),
         News::Silent => ("silent", None),
         News::Refused(why) => {
-            ("refused", Some(("LeaseRefused", format!("the DHCP server took the address back: {why}"))))
+            let text = format!("the address must not be used any more, another one is asked for: {why}");
+            ("refused", Some(("LeaseRefused", text)))
         }
-        News::Lost => {
-            let text = "the lease ran out, no DHCP server answers: no address until one does";
+        // The Event is that of the refusal.
+        News::Lost { refused: true } => ("lost", None),
+        News::Lost { refused: false } => {
+            let text = "the lease ran out, as no DHCP server has renewed it: no address until one gives one";
             ("lost", Some(("LeaseLost", text.into())))
         }
         News::Forgotten => ("forgotten", None),
@@ -149,37 +166,40 @@ fn words(record: &LeaseRecord<Job>, news: &News) -> (&'static str, Option<(&'sta
 mod tests {
     use super::*;
     use crate::agent::testing::context;
+    use crate::ipam::dhcp::Step;
 
     #[test]
     fn what_happens_to_a_lease_is_counted_and_the_bad_news_become_events() {
         let tmp = tempfile::tempdir().unwrap();
         let ctx = context(tmp.path());
-        let told = Told(ctx.clone());
+        let told = Told { ctx: ctx.clone(), held: readdressed::channel().0 };
         let (container, ifname) = ("c1".parse().unwrap(), "net1".parse().unwrap());
         let job = crate::agent::keeper::tests::job(1);
         let mut record = LeaseRecord::new(&ctx.dirs, container, ifname, "lan", job).unwrap();
-        told.lease(&record, &News::Lost);
+        told.lease(&record, &News::Lost { refused: false });
         assert!(ctx.outbox.take_events().is_empty(), "nobody knows whose it is");
         record.pod = Some("prod/web".into());
         told.lease(&record, &News::Renewed);
         assert!(ctx.outbox.take_events().is_empty());
-        told.lease(&record, &News::Lost);
+        told.lease(&record, &News::Lost { refused: false });
+        told.lease(&record, &News::Lost { refused: true });
         let events = ctx.outbox.take_events();
         assert_eq!((events.len(), events[0].reason.as_str()), (1, "LeaseLost"));
         assert!(events[0].text.starts_with("net1 of network lan: "), "{}", events[0].text);
         // After that the pod must not be left with bad news alone.
-        record.job.step = crate::ipam::dhcp::Step::Renew(crate::agent::keeper::tests::lease(7, 60));
-        for (before, was) in [(None, "none"), (Some([192, 0, 2, 7].into()), "192.0.2.7")] {
-            told.lease(&record, &News::Got { before });
-            let events = ctx.outbox.take_events();
-            let text = format!("net1 of network lan: its address is 10.0.0.7 now, and was {was}");
-            assert_eq!((&*events[0].reason, &events[0].text), ("AddressChanged", &text));
-        }
+        record.job.step = Step::Renew(crate::agent::keeper::tests::lease(9, 60));
+        told.lease(&record, &News::Got);
+        told.lease(&record, &News::Changed { before: [10, 0, 0, 7].into() });
+        told.lease(&record, &News::Refused("server 10.0.0.1: wrong network".into()));
+        let texts: Vec<String> = ctx.outbox.take_events().into_iter().map(|e| e.text).collect();
+        assert!(texts[0].ends_with(": it has 10.0.0.9 again"), "{texts:?}");
+        assert!(texts[1].ends_with(": it has 10.0.0.9 in place of 10.0.0.7"), "{texts:?}");
+        assert!(texts[2].contains("server 10.0.0.1: wrong network") && !texts[2].contains("ran out"), "{texts:?}");
         told.kept(3);
         let text = ctx.metrics.text();
         for line in [
             "trestle_leases 3",
-            "trestle_lease_news_total{news=\"lost\"} 2",
+            "trestle_lease_news_total{news=\"lost\"} 3",
             "trestle_lease_news_total{news=\"renewed\"} 1",
         ] {
             assert!(text.contains(line), "{line} in {text}");

@@ -16,6 +16,7 @@ pub mod keeper;
 mod known;
 mod metrics;
 mod outbox;
+mod readdressed;
 mod repair;
 mod tell;
 #[cfg(test)]

@@ -8,12 +8,14 @@ use ipnetwork::IpNetwork;
 
 use crate::cni::{AddResult, Interface, IpConfig, Route};
 use crate::ipam::dhcp;
-use crate::net::{Link, LinkKind, Netlink, PortState, PortVlan, nft};
+use crate::net::{Link, LinkKind, Netlink, PortState, nft};
+use crate::plan::MadePort;
 use crate::store::Leases;
-use crate::types::{Code, Failure, Outcome, Role, VlanId};
+use crate::types::{Code, Failure, Outcome, Role};
 
 use super::address::network;
 use super::bridge::vlans_in_force;
+use super::dhcp::is_of_this_boot;
 use super::ipam::Ipam;
 use super::record::{self, Bind, Wire, WireLink};
 use super::undo::packet_filter;
@@ -34,7 +36,7 @@ pub async fn wire(job: &Job<'_>, conf: &WireConf) -> Outcome<()> {
     Ipam::prepare(job, conf)?.check(job)?;
     let entry = job.journal().read(&job.id(Role::Wire))?;
     let record: Option<Wire> = entry.as_ref().map(record::read).transpose()?;
-    let prev = job.call.prev_result()?;
+    let prev = job.call.prev_result()?.map(|prev| as_leased(job, prev)).transpose()?;
     if let Some(record) = record.as_ref().filter(|r| r.vm || matches!(conf, WireConf::Trestle(_))) {
         return by_record(job, &sides, record, prev.as_ref()).await;
     }
@@ -58,12 +60,19 @@ pub async fn wire(job: &Job<'_>, conf: &WireConf) -> Outcome<()> {
     if vm { Ok(()) } else { routes(&sides.pod_links, &of_today(job, prev.routes)?).await }
 }
 
+/// A keeper may have got another address than ADD. A machine's is on no link of the pod.
+fn as_leased(job: &Job<'_>, prev: AddResult) -> Outcome<AddResult> {
+    let record = Leases::new(job.dirs).read::<dhcp::Job>(job.container, job.ifname)?;
+    let record = record.filter(|r| is_of_this_boot(job.dirs, r) && !r.job.identity.broadcast);
+    Ok(record.and_then(|record| super::dhcp::as_leased(&prev, &record)).unwrap_or(prev))
+}
+
 async fn by_record(job: &Job<'_>, sides: &Sides, record: &Wire, prev: Option<&AddResult>) -> Outcome<()> {
     must(record.place.is_in(&sides.pod, job.dirs)?, || "the pod has another network namespace now".into())?;
     let Some(index) = record.pod_index else { return Err(differs("ADD did not come to its end".into())) };
     let pod = sides.pod_links.link_at(index).await?.ok_or_else(|| differs(format!("{} is gone", job.ifname)))?;
     match &record.link {
-        WireLink::Bridge { bridge, host_index, native, tagged, host, hairpin, isolated, .. } => {
+        WireLink::Bridge { bridge, host_index, host, hairpin, isolated, .. } => {
             must(pod.kind == LinkKind::Veth, || format!("{} is no veth", pod.name))?;
             let port = host_end(sides, host_index.unwrap_or_default(), index)
                 .await?
@@ -87,13 +96,8 @@ async fn by_record(job: &Job<'_>, sides: &Sides, record: &Wire, prev: Option<&Ad
             ] {
                 must(wanted == there, || format!("{flag} of port {} is {there}, not {wanted}", port.name))?;
             }
-            let there = vlans(sides, &port, *native, tagged).await?;
-            if let (Some(made), LinkKind::Bridge { vlan_filtering: true }) = (record.link.made_port(), of.kind) {
-                if let Some(vid) = made.foreign(&there).first() {
-                    let msg = format!("VLAN {vid} is on port {}, which was not given it", port.name);
-                    let remedy = format!("bridge vlan del dev {} vid {vid}", port.name);
-                    return Err(Failure::new(Code::Differs, msg).remedy(remedy));
-                }
+            if let Some(made) = record.link.made_port() {
+                vlans(sides, &port, &of, &made).await?;
             }
         }
         WireLink::Macvlan { master_index, mode, .. } => {
@@ -121,7 +125,9 @@ fn filters(job: &Job<'_>, record: &Wire, ips: &[IpConfig]) -> Outcome<()> {
         must(there, || format!("the filter against spoofed MAC addresses of {ifname} is gone"))?;
     }
     if record.masquerade && !ips.is_empty() {
-        let addresses: Vec<IpNetwork> = ips.iter().map(|ip| ip.address).collect();
+        // The rules are those of ADD, whatever address a lease has given since.
+        let of_now: Vec<IpNetwork> = ips.iter().map(|ip| ip.address).collect();
+        let addresses = if record.masqueraded.is_empty() { of_now } else { record.masqueraded.clone() };
         let there = nft::has_masquerade(&nft::Masquerade { network, container, ifname, addresses: &addresses })
             .map_err(packet_filter)?;
         must(there, || format!("the masquerade of {ifname} is gone"))?;
@@ -146,7 +152,7 @@ async fn in_pod(job: &Job<'_>, sides: &Sides, record: &Wire, pod: &Link, prev: O
     if record.vm { Ok(()) } else { routes(&sides.pod_links, &of_today(job, prev.routes.clone())?).await }
 }
 
-/// Addresses that a bind step has taken off this link: they count as present.
+/// Addresses that a bind step has taken off this link, and what their lease gives by now: they count as present.
 fn taken_off(job: &Job<'_>, link: u32) -> Outcome<Vec<IpNetwork>> {
     let mut all = Vec::new();
     // One that cannot be read is another attachment's trouble, and told by that one's CHECK.
@@ -155,6 +161,10 @@ fn taken_off(job: &Job<'_>, link: u32) -> Outcome<Vec<IpNetwork>> {
             let bind: Bind = record::read(&entry)?;
             if bind.link == link {
                 all.extend(bind.addresses);
+                let key = bind.guest.and_then(|guest| guest.lease);
+                let leased = key.map(|key| Leases::new(job.dirs).read::<dhcp::Job>(job.container, &key));
+                // Its record is that of CHECK's own IPAM, which tells if it cannot be read.
+                all.extend(leased.and_then(|l| l.ok().flatten()?.job.held()?.network()));
             }
         }
     }
@@ -169,14 +179,21 @@ fn of_today(job: &Job<'_>, told: Vec<Route>) -> Outcome<Vec<Route>> {
     Ok(told.into_iter().filter(|told| now.iter().any(|now| same(told, now))).collect())
 }
 
-/// Those that the port has, as far as that was looked at.
-async fn vlans(sides: &Sides, port: &Link, native: Option<VlanId>, tagged: &[VlanId]) -> Outcome<Vec<PortVlan>> {
-    if native.is_none() && tagged.is_empty() {
-        return Ok(Vec::new());
+/// Those that the port was given, and no others.
+async fn vlans(sides: &Sides, port: &Link, bridge: &Link, made: &MadePort<'_>) -> Outcome<()> {
+    if made.native.is_none() && made.tagged.is_empty() {
+        return Ok(());
     }
     let there = sides.host_links.vlans(port.index).await?;
-    vlans_in_force(&port.name, native, tagged, &there)?;
-    Ok(there)
+    vlans_in_force(&port.name, made.native, made.tagged, &there)?;
+    let filters = bridge.kind == LinkKind::Bridge { vlan_filtering: true };
+    match made.foreign(&there).first().filter(|_| filters) {
+        None => Ok(()),
+        Some(vid) => {
+            Err(Failure::new(Code::Differs, format!("VLAN {vid} is on port {}, which was not given it", port.name))
+                .remedy(format!("bridge vlan del dev {} vid {vid}", port.name)))
+        }
+    }
 }
 
 /// The host's end whose peer is the pod's link.

@@ -81,6 +81,8 @@ fn job() -> Job {
         seconds: 1,
         routes: None,
         follows: None,
+        priority: None,
+        before: None,
     }
 }
 

@@ -89,6 +89,8 @@ pub fn lease_record(dirs: &Dirs, address: Ipv4Addr, seconds: u32) -> LeaseRecord
         seconds: 5,
         routes: None,
         follows: None,
+        priority: None,
+        before: None,
     };
     LeaseRecord::new(dirs, "c1".parse().unwrap(), "pod094a367b026".parse().unwrap(), "lan", job).unwrap()
 }

@@ -153,7 +153,7 @@ impl<E: Exchange, C: Clock, R: Report> Keeping<E, C, R> {
         match answer {
             // Whatever is said of it, and by whatever failure: the kernel's own time of the address has ended as well.
             Ok(Answer::Bound(_) | Answer::Refused(_) | Answer::Silent) | Err(_) if matches!(step, Step::Drop(_)) => {
-                self.tell(&News::Lost);
+                self.tell(&News::Lost { refused: false });
                 self.without().await
             }
             Ok(Answer::Bound(lease)) => self.bound(lease).await,
@@ -172,10 +172,20 @@ impl<E: Exchange, C: Clock, R: Report> Keeping<E, C, R> {
     }
 
     async fn bound(&mut self, lease: Lease) -> Next {
-        let before = self.record.job.held().map(|old| old.address);
-        let news = if before == Some(lease.address) { News::Renewed } else { News::Got { before } };
-        if let News::Got { .. } = news {
-            tracing::warn!(lease = %self.name(), address = %lease.address, ?before, "another address than before");
+        let address = lease.address;
+        let held = self.record.job.held().map(|old| old.address);
+        let before = held.or(self.record.job.before);
+        let news = match before {
+            Some(before) if before != address => News::Changed { before },
+            Some(_) if held.is_some() => News::Renewed,
+            _ => News::Got,
+        };
+        match &news {
+            News::Changed { before } => {
+                tracing::warn!(lease = %self.name(), %address, %before, "another address than before");
+            }
+            News::Got => tracing::warn!(lease = %self.name(), %address, "there is an address again"),
+            _ => {}
         }
         let amended = self.record.job.held().and_then(|old| lease.amends(old));
         self.record.job = self.record.job.bound(lease);
@@ -187,12 +197,16 @@ impl<E: Exchange, C: Clock, R: Report> Keeping<E, C, R> {
             tracing::info!(lease = %self.name(), "the server says: {text}");
             self.tell(&News::Amended(text));
         }
-        self.write().await
+        let next = self.write().await;
+        if news != News::Renewed && next == Next::On {
+            self.keeper.report.held(&self.record);
+        }
+        next
     }
 
     /// The address must not be used any more, at once.
     async fn refused(&mut self, step: &Step, why: String) -> Next {
-        tracing::warn!(lease = %self.name(), why, "refused by the server");
+        tracing::warn!(lease = %self.name(), why, "refused");
         self.tell(&News::Refused(why));
         let Some(lease) = self.record.job.held().cloned() else { return self.in_vain() };
         if !matches!(step, Step::First) {
@@ -202,13 +216,15 @@ impl<E: Exchange, C: Clock, R: Report> Keeping<E, C, R> {
                 tracing::warn!(lease = %self.name(), %failure, "the address stays until its time ends");
             }
         }
-        self.tell(&News::Lost);
+        self.tell(&News::Lost { refused: true });
         self.without().await
     }
 
     async fn without(&mut self) -> Next {
         tracing::warn!(lease = %self.name(), "lost; asking for another one");
-        self.record.job.step = Step::First;
+        let job = &mut self.record.job;
+        job.before = job.held().map(|lease| lease.address).or(job.before);
+        job.step = Step::First;
         (self.asked, self.tries) = (None, 0);
         self.write().await
     }

@@ -56,9 +56,11 @@ pub enum News {
     Renewed,
     /// Nobody kept it for this time, until now.
     Unkept(Duration),
-    /// The pod has another address now, if it had one before.
-    Got {
-        before: Option<std::net::Ipv4Addr>,
+    /// The pod has an address again: the one that was lost, or nobody knows which that was.
+    Got,
+    /// It has another one than before.
+    Changed {
+        before: std::net::Ipv4Addr,
     },
     /// The server says something else beside the address.
     Amended(String),
@@ -66,8 +68,10 @@ pub enum News {
     Silent,
     /// A server took the address back.
     Refused(String),
-    /// It ran out, and the pod has no address now.
-    Lost,
+    /// The pod has no address now: it was taken back, which [`News::Refused`] has told, or ran out.
+    Lost {
+        refused: bool,
+    },
     /// Its pod is gone without a DEL.
     Forgotten,
     /// The exchange could not be made.
@@ -77,6 +81,8 @@ pub enum News {
 /// Who is told. The default is nobody: the log has it anyway.
 pub trait Report: Send + Sync + 'static {
     fn lease(&self, _record: &LeaseRecord<Job>, _news: &News) {}
+    /// What a pod has now, at take-up and after each change.
+    fn held(&self, _record: &LeaseRecord<Job>) {}
     /// How many leases are kept.
     fn kept(&self, _count: usize) {}
 }
@@ -245,6 +251,7 @@ impl<E: Exchange, C: Clock, R: Report> Book<E, C, R> {
             tracing::warn!(pod, ifname = %record.ifname, seconds = unkept.as_secs(), "lease without keeper until now");
             self.keeper.report.lease(&record, &News::Unkept(unkept));
         }
+        self.keeper.report.held(&record);
         let of = Box::new(record.clone().map(drop));
         let keeping = Keeping::new(Arc::clone(&self.keeper), Arc::clone(&self.queue), record);
         Kept::Yes(of, Task(tokio::spawn(keeping.run()).abort_handle()))

@@ -18,11 +18,10 @@ mod unkept;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use ipnetwork::{IpNetwork, Ipv4Network};
 use nix::errno::Errno;
 
 use super::address::{broadcast, kernel_route};
-use crate::cni;
+use crate::cni::{self, AddResult, IpConfig};
 use crate::ipam::dhcp::{Answer, Follows, Job, Lease, Start, Step, Why};
 use crate::net::packet::is_gone;
 use crate::net::{Link, LinkChange, Namespace, NetResult, Netlink, NewAddress};
@@ -86,7 +85,14 @@ pub async fn exchange(job: &Job, dirs: &Dirs) -> Outcome<Answer> {
     match end {
         End::Bound { lease, since } => {
             let age = client.now().saturating_sub(since);
-            keep(job, &there, &lease, remaining(&lease, age)).await?;
+            let is_new = keep(job, &there, &lease, remaining(&lease, age)).await?;
+            // As after an ADD: the neighbours may remember somebody who had it before.
+            if is_new
+                && !job.identity.broadcast
+                && let Err(e) = client.announce(lease.address)
+            {
+                tracing::warn!(error = %e, address = %lease.address, "not announced");
+            }
             Ok(Answer::Bound(lease))
         }
         End::Lost(Why::Refused { server, text }) => Ok(Answer::Refused(format!("server {server}: {text}"))),
@@ -102,28 +108,27 @@ fn remaining(lease: &Lease, age: Duration) -> Option<u32> {
     (lease.seconds != Lease::FOR_EVER).then(|| lease.seconds.saturating_sub(age).max(1))
 }
 
-fn network(lease: &Lease) -> Option<IpNetwork> {
-    Ipv4Network::new(lease.address, lease.prefix).ok().map(IpNetwork::V4)
-}
-
-/// Gives the address on the link its new time; puts it back, with its routes, where ADD had put it and it ran out; lets
-/// routes and MTU follow what the server says now. Never on a machine's link that is bound: the guest has it then.
-async fn keep(job: &Job, there: &There, lease: &Lease, valid: Option<u32>) -> Outcome<()> {
-    let Some(net) = network(lease) else { return Ok(()) };
+/// Gives the address on the link its new time. Puts it there, with the lease's routes, where ADD had put one, and on a pod's
+/// link of whatever plugin in the place of one that was lost; lets routes and MTU follow what the server says now. Never
+/// on a machine's link: KubeVirt or the guest has it then. True: it was not there.
+async fn keep(job: &Job, there: &There, lease: &Lease, valid: Option<u32>) -> Outcome<bool> {
+    let Some(net) = lease.network() else { return Ok(false) };
     let (links, index) = (&there.links, job.index);
     let bound = async || Ok::<_, crate::net::NetError>(links.redirect_target(index).await?.is_some());
     if job.routes.is_none() && bound().await? {
-        return Ok(());
+        return Ok(false);
     }
     let on_link = links.addresses(index).await?.iter().any(|a| a.net.ip() == net.ip());
-    if !on_link && job.routes.is_none() {
-        return Ok(());
+    let lost = matches!(job.step, Step::First | Step::Reboot(_)) && !job.identity.broadcast;
+    if !on_link && job.routes.is_none() && !lost {
+        return Ok(false);
     }
     let address = NewAddress { net, broadcast: broadcast(net), nodad: false, routeless: false, valid_seconds: valid };
     links.set_address(index, &address).await?;
     // The bind step redirects first and takes the address off then: it may have done both since the look above.
     if job.routes.is_none() && bound().await? {
-        return Ok(take_off(there, lease.address).await?);
+        take_off(there, lease.address).await?;
+        return Ok(false);
     }
     let next = job.bound(lease.clone());
     match follow(links, job, &next, on_link).await {
@@ -133,7 +138,7 @@ async fn keep(job: &Job, there: &There, lease: &Lease, valid: Option<u32>) -> Ou
         }
         followed => followed?,
     }
-    Ok(())
+    Ok(!on_link)
 }
 
 /// Takes off the routes that the lease has no more, and sets those that it has not had before; without the address, none of
@@ -141,7 +146,9 @@ async fn keep(job: &Job, there: &There, lease: &Lease, valid: Option<u32>) -> Ou
 async fn follow(links: &Netlink, job: &Job, next: &Job, on_link: bool) -> NetResult<()> {
     let index = job.index;
     let before: Vec<&cni::Route> = job.routes.iter().flatten().filter(|_| on_link).collect();
-    let now: Vec<&cni::Route> = next.routes.iter().flatten().collect();
+    // On another plugin's link only what comes with an address that was lost is ours to set.
+    let theirs = next.held().filter(|_| next.routes.is_none() && !on_link).map(|lease| next.routes_of(lease));
+    let now: Vec<&cni::Route> = next.routes.iter().chain(&theirs).flatten().collect();
     for route in before.iter().filter(|route| !now.contains(route)) {
         match links.delete_route(&kernel_route(route, route.gw, index)).await {
             // ADD has not set it, or it went with something else.
@@ -171,9 +178,30 @@ async fn resize(links: &Netlink, job: &Job, next: &Job) -> NetResult<()> {
 
 /// What a renewal does with the link.
 #[cfg(test)]
-pub async fn keep_for_tests(job: &Job, lease: &Lease) -> Outcome<()> {
+pub async fn keep_for_tests(job: &Job, lease: &Lease) -> Outcome<bool> {
     let there = There::find(job).await?.expect("the link is there");
     keep(job, &there, lease, Some(60)).await
+}
+
+/// The result of an ADD as it is with the lease that is held now; `None` where that gave the same address, or there is none.
+pub fn as_leased(result: &AddResult, record: &LeaseRecord<Job>) -> Option<AddResult> {
+    let job = &record.job;
+    let lease = job.held()?;
+    let address = lease.network()?;
+    let v4: Vec<&IpConfig> = result.ips.iter().filter(|ip| ip.address.is_ipv4()).collect();
+    let first = v4.first().filter(|_| v4.iter().all(|ip| ip.address != address))?;
+    let gateway = lease.routers.first().map(|g| IpAddr::V4(*g));
+    let is_default = |r: &cni::Route| r.dst.is_ipv4() && r.dst.prefix() == 0;
+    // None where ADD has set none: the pod has it from elsewhere.
+    let default = result.routes.iter().any(is_default);
+    let others = |r: &&cni::Route| r.dst.is_ipv6() || r.table.is_some();
+    let mut next = result.clone();
+    next.ips = std::iter::once(IpConfig { address, gateway, interface: first.interface })
+        .chain(result.ips.iter().filter(|ip| ip.address.is_ipv6()).cloned())
+        .collect();
+    next.routes = job.routes_of(lease).into_iter().filter(|r| default || !is_default(r)).collect();
+    next.routes.extend(result.routes.iter().filter(others).cloned());
+    Some(next)
 }
 
 /// A default route that the pod has from elsewhere meanwhile stays the only one.
@@ -184,9 +212,9 @@ async fn restore(links: &Netlink, index: u32, route: &cni::Route) -> NetResult<(
     }
     match links.add_route(&kernel_route(route, route.gw, index)).await {
         Err(e) if e.is(Errno::EEXIST) => Ok(()),
-        // A gateway of the network before; the address itself serves its own subnet.
+        // A gateway beyond the lease's own subnet; the address itself serves that.
         Err(e) if e.is(Errno::ENETUNREACH) => {
-            tracing::warn!(error = %e, "a route of the lease before is not set again");
+            tracing::warn!(error = %e, "a route of the lease is not set");
             Ok(())
         }
         other => other,

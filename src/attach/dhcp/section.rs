@@ -12,11 +12,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::client::{Client, End};
-use super::{Unkept, is_of_this_boot, network, remaining};
+use super::{Unkept, is_of_this_boot, remaining};
 use crate::cni::{Args, Dns, IpConfig, json};
 use crate::failpoint::hit;
 use crate::ipam;
-use crate::ipam::dhcp::{Follows, Identity, Job, Lease, Start, Step, Why, Wish, routes};
+use crate::ipam::dhcp::{Follows, Identity, Job, Lease, Start, Step, Why, Wish};
 use crate::net::Namespace;
 use crate::plan::PodFacts;
 use crate::store::{Dirs, LeaseRecord, Leases, wall_clock};
@@ -186,6 +186,8 @@ impl Dhcp {
             seconds: SECONDS,
             routes: None,
             follows: None,
+            priority: self.priority,
+            before: None,
         })
     }
 
@@ -195,9 +197,9 @@ impl Dhcp {
                 format!("{}: server {} gives {} without a subnet mask", target.ifname, lease.server, lease.address);
             return Err(Failure::new(Code::IpamNothing, msg).remedy("configure option 1 (subnet-mask) on the server"));
         }
-        let routes = target.sets.then(|| routes(lease, self.priority));
+        let routes = target.sets.then(|| lease.as_routes(self.priority));
         let most = target.mtu.filter(|_| self.whole);
-        let follows = target.sets.then_some(Follows { priority: self.priority, most, mtu: lease.mtu });
+        let follows = target.sets.then_some(Follows { most, mtu: lease.mtu });
         let job = Job { routes, follows, ..job.with(Step::Renew(lease.clone()), SECONDS) };
         let (container, ifname) = (target.container.clone(), target.ifname.clone());
         let mut record = LeaseRecord::new(target.dirs, container, ifname, target.network, job)?;
@@ -213,8 +215,8 @@ impl Dhcp {
         let gateway = lease.routers.first().map(|g| IpAddr::V4(*g));
         let ip = |address: IpNetwork| IpConfig { interface: None, address, gateway };
         ipam::Lease {
-            ips: network(lease).map(ip).into_iter().collect(),
-            routes: routes(lease, self.priority),
+            ips: lease.network().map(ip).into_iter().collect(),
+            routes: lease.as_routes(self.priority),
             dns: if self.whole { dns(lease) } else { Dns::default() },
             valid: None,
             mtu: lease.mtu.filter(|_| self.whole),

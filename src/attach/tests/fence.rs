@@ -303,6 +303,8 @@ fn a_leases_address_does_not_come_back_to_a_bound_link() {
         seconds: 1,
         routes: None,
         follows: None,
+        priority: None,
+        before: None,
     };
     let record =
         LeaseRecord::new(&node.dirs, "c1".parse().unwrap(), POD_LINK.parse().unwrap(), "lan", job.clone()).unwrap();

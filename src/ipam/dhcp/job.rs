@@ -3,13 +3,12 @@
 //! A lease's record on disk has such a job in it: the step that is to be done next. Whoever has read it knows all that
 //! keeping the lease needs.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use super::{Identity, Lease, Route, Wish};
+use super::{Identity, Lease, Wish};
 use crate::cni;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,20 +24,22 @@ pub struct Job {
     pub step: Step,
     /// Give up after.
     pub seconds: u32,
-    /// The routes that belong to the address, where ADD has put both on the link: what comes back there after the lease
-    /// ran out. None: others did, or a guest has it.
+    /// The routes that belong to the address, where ADD has put both on the link. None: others did, or a guest has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routes: Option<Vec<cni::Route>>,
-    /// How the link follows what a later answer says. None: it does not, as nobody wrote down what it would need.
+    /// How the link's MTU follows what a later answer says. None: it does not, as nobody wrote down what that would need.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follows: Option<Follows>,
+    /// Of all routes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u32>,
+    /// Without a lease: the address of the one that was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Ipv4Addr>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Follows {
-    /// Of all routes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub priority: Option<u32>,
     /// The MTU that the link was made with, which no server raises. None: the server's word on it is not asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub most: Option<u32>,
@@ -52,19 +53,6 @@ impl Follows {
     pub fn link_mtu(&self) -> Option<u32> {
         self.most.map(|most| self.mtu.map_or(most, |mtu| most.min(mtu.into())))
     }
-}
-
-/// RT_SCOPE_LINK.
-const LINK: u8 = 253;
-
-/// A lease's routes as a result has them. The reference writes a destination that is on the link with a gateway of zeros.
-pub fn routes(lease: &Lease, priority: Option<u32>) -> Vec<cni::Route> {
-    let route = |r: &Route| {
-        let gw = IpAddr::V4(r.gw.unwrap_or(Ipv4Addr::UNSPECIFIED));
-        let scope = r.gw.is_none().then_some(LINK);
-        cni::Route { scope, priority, ..cni::Route::new(IpNetwork::V4(r.dst), Some(gw)) }
-    };
-    lease.routes.iter().map(route).collect()
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,12 +77,16 @@ impl Job {
 
     /// What there is to do next, once this lease is held.
     pub fn bound(&self, lease: Lease) -> Self {
-        let routes = match &self.follows {
-            Some(follows) => self.routes.as_ref().map(|_| routes(&lease, follows.priority)),
-            None => self.routes.clone(),
-        };
+        let routes = self.routes.as_ref().map(|_| self.routes_of(&lease));
         let follows = self.follows.clone().map(|follows| Follows { mtu: lease.mtu, ..follows });
-        Self { routes, follows, step: Step::Renew(lease), ..self.clone() }
+        Self { routes, follows, before: None, step: Step::Renew(lease), ..self.clone() }
+    }
+
+    /// The routes that belong to a lease of this link.
+    pub fn routes_of(&self, lease: &Lease) -> Vec<cni::Route> {
+        // Older records tell the priority by their routes alone.
+        let priority = self.priority.or_else(|| self.routes.iter().flatten().find_map(|r| r.priority));
+        lease.as_routes(priority)
     }
 
     /// The same link and client, and something else to do.
@@ -116,6 +108,7 @@ pub enum Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ipam::dhcp::Route;
     use crate::types::Mac;
 
     fn lease(gateways: &[(&str, &str)], mtu: Option<u16>) -> Lease {
@@ -148,6 +141,8 @@ mod tests {
             wish: Wish::default(),
             step: Step::First,
             seconds: 1,
+            priority: routes.as_ref().map(|_| 7),
+            before: None,
             routes,
             follows,
         }
@@ -156,8 +151,8 @@ mod tests {
     #[test]
     fn routes_and_mtu_are_the_last_answers() {
         let (one, two) = (lease(&[("0.0.0.0/0", "192.0.2.1")], None), lease(&[("10.0.0.0/8", "")], Some(1400)));
-        let follows = Follows { priority: Some(7), most: Some(1450), mtu: None };
-        let before = job(Some(routes(&one, Some(7))), Some(follows.clone()));
+        let follows = Follows { most: Some(1450), mtu: None };
+        let before = job(Some(one.as_routes(Some(7))), Some(follows.clone()));
         assert_eq!(before.follows.as_ref().unwrap().link_mtu(), Some(1450));
         let next = before.bound(two.clone());
         let told = serde_json::to_value(next.routes.as_ref().unwrap()).unwrap();
@@ -165,9 +160,9 @@ mod tests {
         assert_eq!((next.follows.as_ref().unwrap().link_mtu(), next.held()), (Some(1400), Some(&two)));
         let larger = next.bound(lease(&[], Some(9000)));
         assert_eq!(larger.follows.unwrap().link_mtu(), Some(1450), "never more than the link was made with");
-        // Of an earlier version, and a machine's.
-        let kept = routes(&one, None);
-        assert_eq!(job(Some(kept.clone()), None).bound(two.clone()).routes, Some(kept));
+        // Of an earlier version, which has the priority with the routes alone; and a machine's.
+        let old = Job { priority: None, ..job(Some(one.as_routes(Some(7))), None) };
+        assert_eq!(old.bound(two.clone()).routes, Some(two.as_routes(Some(7))));
         assert_eq!(job(None, Some(follows)).bound(two).routes, None);
     }
 

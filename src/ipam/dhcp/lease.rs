@@ -1,19 +1,22 @@
 //! What a server gave, out of its ACK. Knows which values make sense; what does not is left out, so that one senseless
 //! option costs nothing but itself, while a lease without a usable address or time is none.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use dhcproto::Decoder;
-use ipnetwork::Ipv4Network;
+use ipnetwork::{IpNetwork, Ipv4Network};
 use serde::{Deserialize, Serialize};
 
 use super::message::Reply;
 use super::options;
+use crate::cni;
 
 /// For a server that names no time, as the reference plugin has it.
 const DEFAULT_SECONDS: u32 = 3600;
 /// Below it no IPv4 link works (RFC 791).
 const LEAST_MTU: u16 = 68;
+/// RT_SCOPE_LINK.
+const LINK: u8 = 253;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
@@ -43,6 +46,15 @@ pub struct Route {
     pub dst: Ipv4Network,
     /// None where the server writes 0.0.0.0: the destination is on the link.
     pub gw: Option<Ipv4Addr>,
+}
+
+impl Route {
+    /// The reference writes a destination that is on the link with a gateway of zeros.
+    fn told(&self) -> cni::Route {
+        let gateway = IpAddr::V4(self.gw.unwrap_or(Ipv4Addr::UNSPECIFIED));
+        let plain = cni::Route::new(IpNetwork::V4(self.dst), Some(gateway));
+        cni::Route { scope: self.gw.is_none().then_some(LINK), ..plain }
+    }
 }
 
 impl Lease {
@@ -77,6 +89,16 @@ impl Lease {
         };
         let all: Vec<String> = of(self).iter().zip(&of(before)).filter_map(changed).collect();
         (!all.is_empty()).then(|| all.join(", "))
+    }
+
+    /// With the subnet's prefix; `None` where the record was made by nobody in their senses.
+    pub fn network(&self) -> Option<IpNetwork> {
+        Ipv4Network::new(self.address, self.prefix).ok().map(IpNetwork::V4)
+    }
+
+    /// Its routes as a result tells them.
+    pub fn as_routes(&self, priority: Option<u32>) -> Vec<cni::Route> {
+        self.routes.iter().map(|r| cni::Route { priority, ..r.told() }).collect()
     }
 
     /// Says what is senseless where it is no lease.

@@ -22,7 +22,7 @@ pub mod server;
 mod tests;
 
 pub use identity::Identity;
-pub use job::{Answer, Follows, Job, Step, routes};
+pub use job::{Answer, Follows, Job, Step};
 pub use lease::{Lease, Route};
 pub use machine::{Action, Machine, Start, Why, release};
 pub use options::Wish;

@@ -39,7 +39,20 @@ pub fn job(n: u16) -> Job {
     let identity = Identity { hardware, client_id: vec![0, high, low], broadcast: false };
     let (ifname, netns) = ("net1".into(), "/proc/self/ns/net".into());
     let (wish, step) = (Wish::default(), Step::First);
-    Job { netns, cookie: 1, index: 2, ifname, identity, wish, step, seconds: 1, routes: None, follows: None }
+    Job {
+        netns,
+        cookie: 1,
+        index: 2,
+        ifname,
+        identity,
+        wish,
+        step,
+        seconds: 1,
+        routes: None,
+        follows: None,
+        priority: None,
+        before: None,
+    }
 }
 
 /// Tokio's paused clock, and on top what a node has slept.
@@ -176,13 +189,25 @@ impl Exchange for Server {
     }
 }
 
+type Has = (u16, Option<Ipv4Addr>);
+
 #[derive(Clone, Default)]
-struct Told(Arc<Mutex<Vec<(u16, News)>>>);
+struct Told {
+    news: Arc<Mutex<Vec<(u16, News)>>>,
+    held: Arc<Mutex<Vec<Has>>>,
+}
+
+fn whose(record: &LeaseRecord<Job>) -> u16 {
+    record.container.as_str()[1..].parse().unwrap()
+}
 
 impl Report for Told {
     fn lease(&self, record: &LeaseRecord<Job>, news: &News) {
-        let n = record.container.as_str()[1..].parse().unwrap();
-        self.0.lock().unwrap().push((n, news.clone()));
+        self.news.lock().unwrap().push((whose(record), news.clone()));
+    }
+
+    fn held(&self, record: &LeaseRecord<Job>) {
+        self.held.lock().unwrap().push((whose(record), record.job.held().map(|lease| lease.address)));
     }
 }
 
@@ -266,7 +291,12 @@ impl Node {
     }
 
     fn news(&self, n: u16) -> Vec<News> {
-        self.told.0.lock().unwrap().iter().filter(|(who, _)| *who == n).map(|(_, news)| news.clone()).collect()
+        self.told.news.lock().unwrap().iter().filter(|(who, _)| *who == n).map(|(_, news)| news.clone()).collect()
+    }
+
+    /// What the keeper said that it has, in turn.
+    fn held(&self, n: u16) -> Vec<Option<Ipv4Addr>> {
+        self.told.held.lock().unwrap().iter().filter(|(who, _)| *who == n).map(|(_, address)| *address).collect()
     }
 
     fn keeper(&self) -> Keeper<Server, SimClock, Told> {
@@ -400,8 +430,10 @@ async fn what_ran_out_is_dropped_and_asked_for_anew() {
     node.server.model().up = true;
     node.keep_for(100).await;
     assert_eq!(node.address(1), Some(lease(60_001, 1).address));
-    assert!(node.news(1).contains(&News::Lost));
-    assert_eq!(node.news(1).last(), Some(&News::Got { before: None }));
+    assert!(node.news(1).contains(&News::Lost { refused: false }));
+    let (before, now) = (lease(1, 1).address, lease(60_001, 1).address);
+    assert_eq!(node.news(1).last(), Some(&News::Changed { before }));
+    assert_eq!(node.held(1), [Some(before), None, Some(now)], "at each take-up, and after the change");
 }
 
 #[tokio::test(start_paused = true)]
@@ -412,14 +444,32 @@ async fn a_refusal_takes_the_address_at_once() {
     node.keep_for(310).await;
     assert_eq!(node.server.seen(1), [Asked::Renew, Asked::Drop, Asked::First]);
     assert_eq!(node.address(1), Some(lease(60_001, 1).address));
-    assert!(matches!(&node.news(1)[..], [News::Refused(_), News::Lost, News::Got { before: None }]));
+    let news = node.news(1);
+    assert!(
+        matches!(&news[..], [News::Refused(_), News::Lost { refused: true }, News::Changed { before }] if *before == address),
+        "{news:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_address_again_is_no_other_one() {
+    let node = Node::new(600);
+    node.add(1);
+    node.server.model().up = false;
+    node.keep_for(700).await;
+    node.server.model().up = true;
+    node.server.model().spare = 0;
+    node.keep_for(100).await;
+    assert_eq!(node.address(1), Some(lease(1, 1).address));
+    assert_eq!(node.news(1).last(), Some(&News::Got));
+    assert_eq!(node.record(1).unwrap().job.before, None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_a_renewal_says_otherwise_is_kept_and_told_once() {
     let node = Node::new(600);
     let mut record = node.add(1);
-    record.job.follows = Some(Follows { priority: None, most: Some(1500), mtu: None });
+    record.job.follows = Some(Follows { most: Some(1500), mtu: None });
     Leases::new(&node.dirs).write(&record).unwrap();
     node.keep_for(310).await;
     assert_eq!(node.news(1), [News::Renewed]);
