@@ -111,6 +111,41 @@ fn every_code_has_its_row() {
     assert!(seen.len() > 20, "{seen:?}");
 }
 
+/// `trestle_...` of the metrics, and options of the commands that stay.
+#[test]
+fn what_the_agent_has_is_on_its_page() {
+    fn families(at: &Path, found: &mut BTreeSet<String>) {
+        if at.is_dir() {
+            fs::read_dir(at).unwrap().for_each(|entry| families(&entry.unwrap().path(), found));
+            return;
+        }
+        let text = fs::read_to_string(at).unwrap();
+        for rest in text.split("\"trestle_").skip(1) {
+            let name: String = rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+            if rest[name.len()..].starts_with('"') && !name.starts_with("test_") {
+                found.insert(format!("`trestle_{name}`"));
+            }
+        }
+    }
+    let mut wanted = BTreeSet::new();
+    families(&Path::new(ROOT).join("src/agent"), &mut wanted);
+    assert!(wanted.len() >= 18, "{wanted:?}");
+    let help = |args: &[&str], mark: &str| {
+        let said = Command::new(env!("CARGO_BIN_EXE_trestle")).args(args).output().unwrap();
+        let said = String::from_utf8(said.stdout).unwrap();
+        let words: Vec<&str> = said.split_whitespace().map(|word| word.trim_end_matches([',', '.'])).collect();
+        words.into_iter().filter(|w| w.starts_with(mark) && w.len() > 3).map(|w| format!("`{w}")).collect::<Vec<_>>()
+    };
+    let options = help(&["agent", "--help"], "--");
+    let flags = help(&["dhcp", "daemon", "-help"], "-");
+    assert!(options.len() >= 8 && flags.len() >= 7, "{options:?} {flags:?}");
+    wanted.extend(options.into_iter().chain(flags).map(|option| option.trim_end_matches("...").to_owned()));
+    wanted.remove("`--help");
+    let page = fs::read_to_string(Path::new(ROOT).join("docs/agent.md")).unwrap();
+    let missing: Vec<&String> = wanted.iter().filter(|word| !page.contains(word.as_str())).collect();
+    assert!(missing.is_empty(), "docs/agent.md says nothing of {missing:?}");
+}
+
 #[test]
 fn every_link_leads_somewhere() {
     let mut seen = 0;
