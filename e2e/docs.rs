@@ -111,6 +111,20 @@ fn every_code_has_its_row() {
     assert!(seen.len() > 20, "{seen:?}");
 }
 
+/// The agent's pods ask for more than the default of many clusters allows, and whoever makes the namespace last decides.
+#[test]
+fn the_namespace_allows_the_agent() {
+    let mut seen = 0;
+    for file in ["manifests/namespace.yaml", "kubevirt/binding-nad.yaml"] {
+        let text = fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
+        for object in text.split("\n---\n").filter(|o| o.contains("\nkind: Namespace\n")) {
+            assert!(object.contains("labels: {pod-security.kubernetes.io/enforce: privileged}"), "{file}: {object}");
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 2);
+}
+
 /// `trestle_...` of the metrics, and options of the commands that stay.
 #[test]
 fn what_the_agent_has_is_on_its_page() {
