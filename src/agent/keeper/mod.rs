@@ -30,7 +30,7 @@ use self::keeping::Keeping;
 use self::queue::Queue;
 use self::watch::Watch;
 use crate::ipam::dhcp::{Answer, Job};
-use crate::store::{Dirs, LeaseRecord, Leases, Sole, Stamp, wall_clock};
+use crate::store::{Dirs, LeaseRecord, Leases, Sole, Stamp, make_dir, wall_clock};
 use crate::types::Outcome;
 
 pub use self::children::Children;
@@ -121,6 +121,12 @@ pub async fn keep<E: Exchange, C: Clock, R: Report>(keeper: Keeper<E, C, R>) -> 
         tracing::warn!(%failure, "left-overs of killed writers stay");
     }
     let mut book = Book { keeper, queue: Arc::default(), boot, kept_until, entries: HashMap::new() };
+    // So that there is something to watch; the first ADD makes it otherwise. Not where the node's place is not to be seen.
+    if dirs.state.parent().is_some_and(std::path::Path::exists)
+        && let Err(failure) = make_dir(&leases.folder())
+    {
+        tracing::warn!(folder = %leases.folder().display(), %failure, "new leases are seen somewhat later");
+    }
     let mut watch = Watch::new(leases.folder());
     watch.renew();
     book.look_at_all(&leases);

@@ -355,6 +355,22 @@ async fn a_lease_of_two_seconds_is_kept() {
     assert!((50..=60).contains(&renewed), "{renewed}");
 }
 
+/// On a fresh node: the folder of leases comes with the first ADD otherwise.
+#[tokio::test(start_paused = true)]
+async fn the_first_lease_of_a_node_is_seen_at_once() {
+    let node = Node::new(3);
+    let pod = async {
+        sleep(Duration::from_secs(2)).await;
+        node.add(1);
+        sleep(Duration::from_secs(20)).await;
+    };
+    tokio::select! {
+        ended = keep(node.keeper()) => panic!("{ended:?}"),
+        () = pod => {}
+    }
+    assert!(node.server.model().lapsed.is_empty() && node.server.seen(1).len() > 10, "{:?}", node.server.seen(1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn new_records_are_taken_up_and_removed_ones_let_go() {
     let node = Node::new(600);
