@@ -37,8 +37,9 @@ fn plain<'l>(lab: &'l Lab, pod: &Netns) -> Call<'l> {
 
 /// The records of leases on disk.
 pub fn records(lab: &Lab) -> Vec<Value> {
-    let files = std::fs::read_dir(lab.state_dir().join("leases")).into_iter().flatten().flatten();
-    files.map(|f| serde_json::from_slice(&std::fs::read(f.path()).unwrap()).unwrap()).collect()
+    let files = std::fs::read_dir(lab.state_dir().join("leases")).into_iter().flatten().flatten().map(|f| f.path());
+    let records = files.filter(|path| path.extension().is_some_and(|e| e == "json"));
+    records.map(|path| serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()).collect()
 }
 
 /// The address of a link with the seconds that it is valid for; None: it has none.

@@ -10,10 +10,12 @@ use super::keeper::{BootClock, Children, Keeper, News, Report, keep};
 use super::metrics::{self, Family};
 use super::{advertise, guests, readdressed, repair, tell};
 use crate::api::Limits;
+use crate::attach;
 use crate::ipam::dhcp::Job;
+use crate::meta;
 use crate::plan::BridgeRule;
-use crate::store::{LeaseRecord, NodeConfig};
-use crate::types::{Outcome, PodRef};
+use crate::store::{Dirs, Entry, Journal, LeaseRecord, NodeConfig};
+use crate::types::{ContainerId, Failure, Outcome, PodRef, Role};
 
 /// Between two attempts to be the node's keeper.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -122,6 +124,19 @@ impl Report for Told {
         }
     }
 
+    fn torn(&self, name: &str, why: &Failure) {
+        self.ctx.metrics.add(&NEWS, &[("news", "torn")], 1);
+        let Some((container, ifname)) = name.trim_end_matches(".json").rsplit_once('~') else { return };
+        let pod = container.parse().ok().and_then(|container| pod_of(&self.ctx.dirs, &container));
+        if let Some(pod) = pod {
+            let text = format!(
+                "{ifname}: its lease is not renewed, and the address vanishes at its end: re-create the pod; {}",
+                why.msg
+            );
+            tell::complain(&self.ctx, &pod, "LeaseUnreadable", &text);
+        }
+    }
+
     fn held(&self, record: &LeaseRecord<Job>) {
         self.held.say(record);
     }
@@ -129,6 +144,16 @@ impl Report for Told {
     fn kept(&self, count: usize) {
         self.ctx.metrics.set(&LEASES, &[], count as f64);
     }
+}
+
+/// By the journal.
+fn pod_of(dirs: &Dirs, container: &ContainerId) -> Option<PodRef> {
+    let entries = Journal(dirs).of_container(container).ok()?;
+    let pod = |entry: Entry| match entry.id.role {
+        Role::Meta => meta::place(&entry).ok()?.pod,
+        _ => attach::place(&entry).ok()??.pod,
+    };
+    entries.into_iter().flatten().find_map(pod)
 }
 
 /// For the metric, and for people where they should know.
@@ -164,9 +189,12 @@ fn words(record: &LeaseRecord<Job>, news: &News) -> (&'static str, Option<(&'sta
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::agent::testing::context;
     use crate::ipam::dhcp::Step;
+    use crate::types::{AttachmentId, Code};
 
     #[test]
     fn what_happens_to_a_lease_is_counted_and_the_bad_news_become_events() {
@@ -195,11 +223,21 @@ mod tests {
         assert!(texts[0].ends_with(": it has 10.0.0.9 again"), "{texts:?}");
         assert!(texts[1].ends_with(": it has 10.0.0.9 in place of 10.0.0.7"), "{texts:?}");
         assert!(texts[2].contains("server 10.0.0.1: wrong network") && !texts[2].contains("ran out"), "{texts:?}");
+        let id = AttachmentId { container: "c1".parse().unwrap(), ifname: "net1".parse().unwrap(), role: Role::Meta };
+        let entry = json!({"pod": {"namespace": "prod", "name": "web", "uid": "u1"}, "boot": "b1", "netns": "/run/netns/p",
+            "args": "", "path": [], "cni_dir": "/nonexistent", "networks": []});
+        Journal(&ctx.dirs).write(&id, &"m".parse().unwrap(), &entry).unwrap();
+        told.torn("c1~net1.json", &Failure::new(Code::JournalBroken, "c1~net1.json is torn"));
+        told.torn("c2~net1.json", &Failure::new(Code::JournalBroken, "c2~net1.json is torn"));
+        let events = ctx.outbox.take_events();
+        assert_eq!((events.len(), events[0].reason.as_str()), (1, "LeaseUnreadable"), "one pod is known");
+        assert_eq!(events[0].about.uid.as_deref(), Some("u1"));
         told.kept(3);
         let text = ctx.metrics.text();
         for line in [
             "trestle_leases 3",
             "trestle_lease_news_total{news=\"lost\"} 3",
+            "trestle_lease_news_total{news=\"torn\"} 2",
             "trestle_lease_news_total{news=\"renewed\"} 1",
         ] {
             assert!(text.contains(line), "{line} in {text}");

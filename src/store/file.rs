@@ -75,6 +75,11 @@ pub fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     synced(path, bytes, |temporary| fs::rename(temporary, path)).map(drop)
 }
 
+/// The bytes are on the disk when it returns, and the name once another file beside it is synced.
+pub fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    placed(path, bytes, |temporary| fs::rename(temporary, path))
+}
+
 /// As [`write_synced`], but only in the place of a file that is there and that `still` accepts just before: `false` if it
 /// is not. Whoever removed it meanwhile does not find it again.
 pub fn replace_synced(path: &Path, bytes: &[u8], still: impl FnOnce() -> bool) -> io::Result<bool> {
@@ -92,6 +97,14 @@ pub fn replace_synced(path: &Path, bytes: &[u8], still: impl FnOnce() -> bool) -
 
 /// Writes and syncs the temporary file, puts it in its place by `place`, syncs the directory.
 fn synced(path: &Path, bytes: &[u8], place: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    placed(path, bytes, place)?;
+    // The rename itself, so that the file is found under its name.
+    let directory = File::open(parent(path)).and_then(|dir| dir.sync_all());
+    failpoint::hit("store: directory synced");
+    directory
+}
+
+fn placed(path: &Path, bytes: &[u8], place: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let temporary = temporary(path);
     let open = || OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary);
     let written = match open() {
@@ -108,10 +121,7 @@ fn synced(path: &Path, bytes: &[u8], place: impl FnOnce(&Path) -> io::Result<()>
         return written;
     }
     failpoint::hit("store: file renamed");
-    // The rename itself, so that the file is found under its name.
-    let directory = File::open(parent(path)).and_then(|dir| dir.sync_all());
-    failpoint::hit("store: directory synced");
-    directory
+    Ok(())
 }
 
 /// Fails with "not found" where nothing is at the path, in one step with the rename.

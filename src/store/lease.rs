@@ -1,6 +1,7 @@
 //! Leases on disk: what an address was lent for, to whom and since when, and how it is held.
 //!
-//! `<state>/leases/<container>~<ifname>.json`, written whole, synced, with a checksum inside. ADD writes a record before it
+//! `<state>/leases/<container>~<ifname>.json`, written whole, synced, with a checksum inside, and before it the same once more
+//! as `….json.copy`: where the one is torn the other serves. A copy alone is nothing. ADD writes a record before it
 //! succeeds, a keeper writes it anew after each renewal, DEL removes it. A keeper's write never brings back what DEL has
 //! removed meanwhile, nor overwrites the record of a later ADD. What `job` says is known to its writer only: this room
 //! knows no DHCP. Times are of the boot clock, which says something in the same boot alone; the wall clock's is for people.
@@ -16,13 +17,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::file::{failed, names, read_file, remove_file, replace_synced, write_synced};
+use super::file::{failed, names, read_file, remove_file, replace_synced, write_beside, write_synced};
 use super::{Dirs, file_name};
 use crate::types::{Code, ContainerId, Failure, IfName, Outcome};
 
 /// Written into each record; a higher one is not read.
 const VERSION: u32 = 1;
 const ENDING: &str = ".json";
+/// On top of it.
+const COPY: &str = ".copy";
 const SUM: &str = "sum";
 /// What a killed writer left under a temporary name is swept away when it is so old.
 const STALE: Duration = Duration::from_secs(60);
@@ -94,7 +97,11 @@ impl<'a> Leases<'a> {
     pub fn write<J: Serialize>(&self, record: &LeaseRecord<J>) -> Outcome<()> {
         let path = self.path(&record.container, &record.ifname);
         let bytes = to_bytes(record)?;
-        write_synced(&path, &bytes).map_err(|e| unwritable(&path, &e))
+        let written = write_beside(&copy_of(&path), &bytes).and_then(|()| write_synced(&path, &bytes));
+        if written.is_err() {
+            forget_orphan(&path);
+        }
+        written.map_err(|e| unwritable(&path, &e))
     }
 
     /// Writes a renewed one. `false`: DEL removed it meanwhile, or a later ADD has its place.
@@ -107,7 +114,19 @@ impl<'a> Leases<'a> {
             Ok(None) => false,
             Err(_) => true,
         };
-        replace_synced(&path, &bytes, still).map_err(|e| unwritable(&path, &e))
+        if !still() {
+            return Ok(false);
+        }
+        let replaced = write_beside(&copy_of(&path), &bytes).and_then(|()| replace_synced(&path, &bytes, still));
+        if let Ok(false) = replaced {
+            forget_orphan(&path);
+        }
+        replaced.map_err(|e| unwritable(&path, &e))
+    }
+
+    /// By a name out of [`Leases::list`]. True: by its copy, as it is torn itself.
+    pub fn read_kept<J: DeserializeOwned>(&self, name: &str) -> Outcome<Option<(LeaseRecord<J>, bool)>> {
+        read_either(&self.folder().join(name))
     }
 
     pub fn read<J: DeserializeOwned>(
@@ -115,22 +134,26 @@ impl<'a> Leases<'a> {
         container: &ContainerId,
         ifname: &IfName,
     ) -> Outcome<Option<LeaseRecord<J>>> {
-        read(&self.path(container, ifname))
+        Ok(read_either(&self.path(container, ifname))?.map(|(record, _)| record))
     }
 
     /// By a name out of [`Leases::list`].
     pub fn read_named<J: DeserializeOwned>(&self, name: &str) -> Outcome<Option<LeaseRecord<J>>> {
-        read(&self.folder().join(name))
+        Ok(self.read_kept(name)?.map(|(record, _)| record))
     }
 
     /// Gone is success. Not synced: after a power cut a record that is back is of an earlier boot, and those are not renewed.
     pub fn remove(&self, container: &ContainerId, ifname: &IfName) -> Outcome<()> {
         let path = self.path(container, ifname);
-        match remove_file(&path) {
-            // Whoever reads it again finds that its namespace is gone.
-            Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => Ok(()),
-            other => other.map(drop).map_err(|e| failed(Code::Io, "remove", &path, &e)),
+        // The copy goes last: a keeper that writes both now finds that the first is gone.
+        for path in [&path, &copy_of(&path)] {
+            match remove_file(path) {
+                // Whoever reads it again finds that its namespace is gone.
+                Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
+                other => other.map(drop).map_err(|e| failed(Code::Io, "remove", path, &e))?,
+            }
         }
+        Ok(())
     }
 
     /// All there are; a torn one is one failure, the others serve.
@@ -153,8 +176,12 @@ impl<'a> Leases<'a> {
 
     /// Removes what killed writers left. What is young may be somebody's who is at work.
     pub fn sweep(&self) -> Outcome<()> {
-        for name in names(&self.folder())?.into_iter().filter(|n| n.ends_with(".new")) {
-            let path = self.folder().join(name);
+        for name in names(&self.folder())? {
+            let path = self.folder().join(&name);
+            let of = name.strip_suffix(COPY).map(|of| self.folder().join(of));
+            if !name.ends_with(".new") && of.is_none_or(|of| of.exists()) {
+                continue;
+            }
             let age = fs::symlink_metadata(&path).and_then(|m| m.modified()).map(|at| at.elapsed().unwrap_or_default());
             if age.is_ok_and(|age| age >= STALE) {
                 remove_file(&path).map_err(|e| failed(Code::Io, "remove", &path, &e))?;
@@ -194,6 +221,31 @@ fn to_bytes<J: Serialize>(record: &LeaseRecord<J>) -> Outcome<Vec<u8>> {
 fn checksum(value: &Value) -> serde_json::Result<String> {
     let digest = Sha256::digest(serde_json::to_vec(value)?);
     Ok(digest.iter().take(8).map(|b| format!("{b:02x}")).collect())
+}
+
+fn copy_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(COPY);
+    name.into()
+}
+
+/// A copy alone is worth nothing, and takes space that others need.
+fn forget_orphan(path: &Path) {
+    if !path.exists() {
+        // What stays is swept.
+        let _ = remove_file(&copy_of(path));
+    }
+}
+
+/// True: by the copy.
+fn read_either<J: DeserializeOwned>(path: &Path) -> Outcome<Option<(LeaseRecord<J>, bool)>> {
+    match read(path) {
+        Ok(record) => Ok(record.map(|record| (record, false))),
+        Err(torn) => match read(&copy_of(path)) {
+            Ok(Some(record)) => Ok(Some((record, true))),
+            Ok(None) | Err(_) => Err(torn),
+        },
+    }
 }
 
 fn read<J: DeserializeOwned>(path: &Path) -> Outcome<Option<LeaseRecord<J>>> {

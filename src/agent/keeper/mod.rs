@@ -31,7 +31,7 @@ use self::queue::Queue;
 use self::watch::Watch;
 use crate::ipam::dhcp::{Answer, Job};
 use crate::store::{Dirs, LeaseRecord, Leases, Sole, Stamp, make_dir, wall_clock};
-use crate::types::Outcome;
+use crate::types::{Failure, Outcome};
 
 pub use self::children::Children;
 pub use self::clock::BootClock;
@@ -81,6 +81,8 @@ pub enum News {
 /// Who is told. The default is nobody: the log has it anyway.
 pub trait Report: Send + Sync + 'static {
     fn lease(&self, _record: &LeaseRecord<Job>, _news: &News) {}
+    /// A record that nobody can read, by its file's name, and so a lease that is not kept.
+    fn torn(&self, _name: &str, _why: &Failure) {}
     /// What a pod has now, at take-up and after each change.
     fn held(&self, _record: &LeaseRecord<Job>) {}
     /// How many leases are kept.
@@ -229,16 +231,23 @@ impl<E: Exchange, C: Clock, R: Report> Book<E, C, R> {
         if known.as_ref().is_some_and(|e| e.stamp == stamp && !matches!(e.kept, Kept::Outlived)) {
             return;
         }
-        let record = match leases.read_named::<Job>(&name) {
-            Ok(Some(record)) => record,
+        let (record, by_copy) = match leases.read_kept::<Job>(&name) {
+            Ok(Some(found)) => found,
             Ok(None) => return drop(self.entries.remove(&name)),
             Err(failure) => {
                 tracing::warn!(%failure, "a lease that cannot be taken up");
                 // One that is kept and is torn on the disk goes on: its task writes it anew.
+                if known.is_none_or(|e| !matches!(e.kept, Kept::Yes(..))) {
+                    self.keeper.report.torn(&name, &failure);
+                }
                 self.entries.entry(name).or_insert(Entry { stamp, kept: Kept::Torn }).stamp = stamp;
                 return;
             }
         };
+        if by_copy {
+            let written = leases.replace(&record);
+            tracing::warn!(name, ?written, "torn, and written anew by its copy");
+        }
         if let Some(Entry { stamp: seen, kept: Kept::Yes(of, _) }) = known
             && of.same_add(&record)
         {

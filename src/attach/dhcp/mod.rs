@@ -237,9 +237,7 @@ async fn take_off(there: &There, address: Ipv4Addr) -> NetResult<()> {
 pub async fn release(dirs: &Dirs, container: &ContainerId, ifname: &IfName) -> Outcome<()> {
     let leases = Leases::new(dirs);
     let record = leases.read::<Job>(container, ifname);
-    if let Ok(None) = record {
-        return Ok(());
-    }
+    // Also where there is none: an ADD that was killed may have left a part of it.
     leases.remove(container, ifname)?;
     match record {
         Err(failure) => tracing::warn!(%failure, "the lease is left to its end"),

@@ -111,6 +111,36 @@ fn a_full_disk_leaves_the_record_before() {
 }
 
 #[test]
+fn where_one_is_torn_the_copy_serves_and_alone_it_is_nothing() {
+    let p = place();
+    let leases = Leases::new(&p.dirs);
+    let mut lease = record(&p.dirs, "c1", json!(1));
+    let (path, copy) = (leases.folder().join("c1~net1.json"), leases.folder().join("c1~net1.json.copy"));
+    leases.write(&lease).unwrap();
+    lease.got_at += 10;
+    assert!(leases.replace(&lease).unwrap());
+    for torn in ["", "{", "{}"] {
+        fs::write(&path, torn).unwrap();
+        assert_eq!(leases.read(&lease.container, &lease.ifname).unwrap().as_ref(), Some(&lease));
+        assert_eq!(leases.read_kept("c1~net1.json").unwrap(), Some((lease.clone(), true)));
+        assert_eq!(leases.all::<Value>().unwrap().len(), 1);
+    }
+    fs::write(&copy, "{").unwrap();
+    assert_eq!(leases.read::<Value>(&lease.container, &lease.ifname).unwrap_err().code, Code::JournalBroken);
+    leases.write(&lease).unwrap();
+    fs::remove_file(&path).unwrap();
+    assert_eq!(leases.read::<Value>(&lease.container, &lease.ifname).unwrap(), None);
+    assert!(leases.all::<Value>().unwrap().is_empty() && leases.list().unwrap().is_empty());
+    fs::File::options().write(true).open(&copy).unwrap().set_modified(SystemTime::now() - 2 * STALE).unwrap();
+    leases.sweep().unwrap();
+    assert!(!copy.exists());
+    leases.write(&lease).unwrap();
+    fs::File::options().write(true).open(&copy).unwrap().set_modified(SystemTime::now() - 2 * STALE).unwrap();
+    leases.sweep().unwrap();
+    assert!(copy.exists(), "of one that is there");
+}
+
+#[test]
 fn only_old_left_overs_are_swept() {
     let p = place();
     let leases = Leases::new(&p.dirs);

@@ -195,6 +195,7 @@ type Has = (u16, Option<Ipv4Addr>);
 struct Told {
     news: Arc<Mutex<Vec<(u16, News)>>>,
     held: Arc<Mutex<Vec<Has>>>,
+    torn: Arc<Mutex<Vec<String>>>,
 }
 
 fn whose(record: &LeaseRecord<Job>) -> u16 {
@@ -204,6 +205,10 @@ fn whose(record: &LeaseRecord<Job>) -> u16 {
 impl Report for Told {
     fn lease(&self, record: &LeaseRecord<Job>, news: &News) {
         self.news.lock().unwrap().push((whose(record), news.clone()));
+    }
+
+    fn torn(&self, name: &str, _why: &Failure) {
+        self.torn.lock().unwrap().push(name.into());
     }
 
     fn held(&self, record: &LeaseRecord<Job>) {

@@ -155,12 +155,17 @@ async fn a_torn_record_costs_only_itself() {
     let node = Node::new(600);
     node.add(1);
     let whole = node.add(2);
-    std::fs::write(node.dirs.state.join("leases/c2~net1.json"), "{").unwrap();
+    for name in ["c2~net1.json", "c2~net1.json.copy"] {
+        std::fs::write(node.dirs.state.join("leases").join(name), "{").unwrap();
+    }
     let pods = async {
         sleep(Duration::from_secs(320)).await;
         assert_eq!((node.server.seen(1), node.server.seen(2)), (vec![Asked::Renew], vec![]));
         // Torn while it is kept: its task knows what it says.
-        std::fs::write(node.dirs.state.join("leases/c1~net1.json"), "").unwrap();
+        assert_eq!(*node.told.torn.lock().unwrap(), ["c2~net1.json"], "once");
+        for name in ["c1~net1.json", "c1~net1.json.copy"] {
+            std::fs::write(node.dirs.state.join("leases").join(name), "").unwrap();
+        }
         Leases::new(&node.dirs).write(&whole).unwrap();
         sleep(Duration::from_secs(320)).await;
         assert_eq!(node.server.seen(1), [Asked::Renew, Asked::Renew]);
@@ -171,6 +176,25 @@ async fn a_torn_record_costs_only_itself() {
         ended = keep(node.keeper()) => panic!("{ended:?}"),
         () = pods => {}
     }
+}
+
+/// While no keeper runs: the next one has nothing but the disk.
+#[tokio::test(start_paused = true)]
+async fn a_torn_record_is_taken_up_by_its_copy() {
+    let node = Node::new(600);
+    node.add(1);
+    node.keep_for(310).await;
+    let path = node.dirs.state.join("leases/c1~net1.json");
+    let whole = std::fs::read(&path).unwrap();
+    for torn in [&b""[..], b"{", &whole[..whole.len() / 2]] {
+        std::fs::write(&path, torn).unwrap();
+        node.keep_for(1).await;
+        assert_eq!(std::fs::read(&path).unwrap(), whole, "written anew");
+    }
+    std::fs::write(&path, "").unwrap();
+    node.keep_for(320).await;
+    assert!(node.server.model().lapsed.is_empty() && node.told.torn.lock().unwrap().is_empty());
+    assert_eq!(node.server.seen(1), [Asked::Renew, Asked::Renew]);
 }
 
 #[tokio::test(start_paused = true)]
