@@ -58,6 +58,7 @@ fn to_another_network() {
     let pod = lab.pod();
     let mut call = plain(&lab, &pod);
     moved(&lab, &lan, &pod, &mut call);
+    assert_eq!(records(&lab)[0]["pod_uid"], "u", "another pod of its name may come");
     // The result of ADD is what the runtime has.
     call.check();
     pod.run("ip addr flush dev net1");

@@ -114,7 +114,7 @@ impl Report for Told {
         self.ctx.metrics.add(&NEWS, &[("news", label)], 1);
         let Some((namespace, name)) = record.pod.as_deref().and_then(|pod| pod.split_once('/')) else { return };
         if let Some((reason, text)) = event {
-            let pod = PodRef { namespace: namespace.into(), name: name.into(), uid: None };
+            let pod = PodRef { namespace: namespace.into(), name: name.into(), uid: record.pod_uid.clone() };
             tell::complain(
                 &self.ctx,
                 &pod,
@@ -206,13 +206,14 @@ mod tests {
         let mut record = LeaseRecord::new(&ctx.dirs, container, ifname, "lan", job).unwrap();
         told.lease(&record, &News::Lost { refused: false });
         assert!(ctx.outbox.take_events().is_empty(), "nobody knows whose it is");
-        record.pod = Some("prod/web".into());
+        (record.pod, record.pod_uid) = (Some("prod/web".into()), Some("u1".into()));
         told.lease(&record, &News::Renewed);
         assert!(ctx.outbox.take_events().is_empty());
         told.lease(&record, &News::Lost { refused: false });
         told.lease(&record, &News::Lost { refused: true });
         let events = ctx.outbox.take_events();
         assert_eq!((events.len(), events[0].reason.as_str()), (1, "LeaseLost"));
+        assert_eq!(events[0].about.uid.as_deref(), Some("u1"), "another pod of that name is not blamed");
         assert!(events[0].text.starts_with("net1 of network lan: "), "{}", events[0].text);
         // After that the pod must not be left with bad news alone.
         record.job.step = Step::Renew(crate::agent::keeper::tests::lease(9, 60));

@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use tokio::time::sleep;
 
 use super::context::Context;
+use super::known::Pod;
 use super::metrics::Family;
 use super::outbox::Message;
 use super::vmi;
@@ -76,11 +77,16 @@ pub fn report_once(ctx: &Context, pod: &PodRef, reason: &str, text: &str) {
 /// For the pod; and whose machine is in it, if that is known.
 fn message(ctx: &Context, pod: &PodRef, (reason, text): (&str, &str), warning: bool) -> (Message, Option<Owner>) {
     let name = Name { namespace: pod.namespace.clone(), name: pod.name.clone() };
-    let known = ctx.known.pods.get(&name);
+    // A static pod's UID is kubelet's own; the API server has its mirror.
+    let is = |known: &Pod| known.is_mirror() || pod.uid.as_ref().is_none_or(|uid| *uid == known.uid);
+    let known = ctx.known.pods.get(&name).filter(is);
     // A pod that the watch has not seen yet may fail at once.
     let and_machine = known.is_none() && PodFacts { pod: Some(pod.clone()), ..PodFacts::default() }.is_launcher();
     let (reason, text) = (reason.to_owned(), text.to_owned());
-    let message = Message { about: pod.clone(), on: On::Pod, reason, text, and_machine, warning, once: false };
+    // Without a UID `kubectl describe` does not show it.
+    let uid = pod.uid.clone().or_else(|| known.as_ref().map(|known| known.uid.clone()));
+    let about = PodRef { uid, ..pod.clone() };
+    let message = Message { about, on: On::Pod, reason, text, and_machine, warning, once: false };
     (message, known.and_then(|known| known.vmi))
 }
 
@@ -265,4 +271,33 @@ impl Desk {
 
 fn lost(failure: &Failure) {
     tracing::warn!(%failure, "the Event is lost");
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::agent::testing::{context, pod_object};
+
+    #[test]
+    fn an_event_names_the_pod_that_is_meant() {
+        let tmp = tempfile::tempdir().unwrap();
+        let ctx = context(tmp.path());
+        let put = |uid: &str, annotations| {
+            let (name, pod) = Pod::of_object(&pod_object("web", uid, &annotations)).unwrap();
+            ctx.known.pods.put(name, pod);
+        };
+        let told = |uid: Option<&str>| {
+            let about = PodRef { namespace: "prod".into(), name: "web".into(), uid: uid.map(str::to_owned) };
+            complain(&ctx, &about, "LeaseLost", "no address");
+            ctx.outbox.take_events().remove(0).about.uid
+        };
+        assert_eq!((told(None), told(Some("u1")).as_deref()), (None, Some("u1")), "of whom nobody knows");
+        put("u2", json!({}));
+        assert_eq!(told(None).as_deref(), Some("u2"), "a runtime that tells no UID");
+        assert_eq!(told(Some("u1")).as_deref(), Some("u1"), "the one before");
+        put("mirror", json!({"kubernetes.io/config.source": "file"}));
+        assert_eq!(told(Some("kubelets")).as_deref(), Some("mirror"), "a static pod, by the object that people see");
+    }
 }

@@ -40,6 +40,9 @@ pub struct LeaseRecord<J> {
     /// `NAMESPACE/NAME`, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
+    /// Of that pod: another one of its name may come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
     pub boot: String,
     /// Boot clock, in milliseconds, when ADD made the record. It stays through all renewals, and with `boot` it tells two
     /// ADDs of one container and interface apart.
@@ -57,12 +60,24 @@ impl<J> LeaseRecord<J> {
         let (boot, now) = (dirs.boot_id()?, dirs.now() / 1_000_000);
         let network = network.into();
         let (made, got_at, got_at_wall) = (now, now, wall_clock());
-        Ok(Self { version: VERSION, container, ifname, network, pod: None, boot, made, got_at, got_at_wall, job })
+        Ok(Self {
+            version: VERSION,
+            container,
+            ifname,
+            network,
+            pod: None,
+            pod_uid: None,
+            boot,
+            made,
+            got_at,
+            got_at_wall,
+            job,
+        })
     }
 
     pub fn map<K>(self, f: impl FnOnce(J) -> K) -> LeaseRecord<K> {
-        let Self { version, container, ifname, network, pod, boot, made, got_at, got_at_wall, job } = self;
-        LeaseRecord { version, container, ifname, network, pod, boot, made, got_at, got_at_wall, job: f(job) }
+        let Self { version, container, ifname, network, pod, pod_uid, boot, made, got_at, got_at_wall, job } = self;
+        LeaseRecord { version, container, ifname, network, pod, pod_uid, boot, made, got_at, got_at_wall, job: f(job) }
     }
 
     /// Whether both are of the same ADD.

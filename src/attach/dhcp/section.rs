@@ -205,6 +205,7 @@ impl Dhcp {
         let mut record = LeaseRecord::new(target.dirs, container, ifname, target.network, job)?;
         record.got_at = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         record.pod = target.facts.pod.as_ref().map(|p| format!("{}/{}", p.namespace, p.name));
+        record.pod_uid = target.facts.pod.as_ref().and_then(|p| p.uid.clone());
         Leases::new(target.dirs).write(&record)?;
         hit("lease recorded");
         Ok(record)
