@@ -84,7 +84,7 @@ fn message(ctx: &Context, pod: &PodRef, (reason, text): (&str, &str), warning: b
     let and_machine = known.is_none() && PodFacts { pod: Some(pod.clone()), ..PodFacts::default() }.is_launcher();
     let (reason, text) = (reason.to_owned(), text.to_owned());
     // Without a UID `kubectl describe` does not show it.
-    let uid = pod.uid.clone().or_else(|| known.as_ref().map(|known| known.uid.clone()));
+    let uid = known.as_ref().map(|known| known.uid.clone()).or_else(|| pod.uid.clone());
     let about = PodRef { uid, ..pod.clone() };
     let message = Message { about, on: On::Pod, reason, text, and_machine, warning, once: false };
     (message, known.and_then(|known| known.vmi))

@@ -31,7 +31,8 @@ Usage: trestle dhcp daemon [flags], each with one or two dashes, as the referenc
   -pidfile PATH            write the process id there, and remove it at the end
   -socketpath PATH         make a socket there instead of /run/cni/dhcp.sock; nothing is answered
   -hostprefix PATH         where the node's root is
-  -broadcast, -timeout T, -resendmax T, -resendtimeout T
+  -broadcast               ask servers to broadcast what they answer to this daemon; ADD asks by itself, without it
+  -timeout T, -resendmax T, -resendtimeout T
                            accepted without an effect: the network's configuration and the server's times decide";
 /// Between two attempts to begin anew.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -52,6 +53,7 @@ struct Flags {
     pidfile: Option<PathBuf>,
     host_prefix: PathBuf,
     socket: Option<PathBuf>,
+    broadcast: bool,
     /// Given, and without a meaning here.
     idle: Vec<String>,
     help: bool,
@@ -75,39 +77,51 @@ pub fn run(args: DaemonArgs) -> anyhow::Result<u8> {
 }
 
 impl Flags {
-    /// By the rules of Go's flag package: one dash or two, a value behind `=` or as the next argument.
+    /// By the rules of Go's flag package: one dash or two, a value behind `=` or as the next argument; it ends at the first
+    /// argument that is no flag, and the reference looks at nothing behind it.
     fn parse(args: Vec<OsString>) -> Result<Self, String> {
         let mut flags = Self::default();
         let mut args = args.into_iter().map(|a| a.into_string().map_err(|a| format!("{} is no text", a.display())));
         while let Some(arg) = args.next().transpose()? {
-            let Some(flag) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')) else {
-                return Err(format!("{arg:?} is no flag"));
+            let Some(flag) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')).filter(|_| arg.len() > 1) else {
+                break;
             };
-            let (name, mut value) = match flag.split_once('=') {
+            if arg == "--" {
+                break;
+            }
+            if flag.is_empty() || flag.starts_with(['-', '=']) {
+                return Err(format!("bad flag syntax: {arg}"));
+            }
+            let (name, value) = match flag.split_once('=') {
                 Some((name, value)) => (name, Some(value.to_owned())),
                 None => (flag, None),
             };
-            let takes_one = ["pidfile", "hostprefix", "socketpath", "timeout", "resendmax", "resendtimeout"];
-            if takes_one.contains(&name) && value.is_none() {
-                value = args.next().transpose()?;
-                if value.is_none() {
-                    return Err(format!("flag needs an argument: -{name}"));
-                }
-            }
-            let path = value.filter(|v| !v.is_empty()).map(PathBuf::from);
             match name {
-                "pidfile" => flags.pidfile = path,
-                "hostprefix" => flags.host_prefix = path.unwrap_or_default(),
-                "socketpath" => flags.socket = path,
-                "broadcast" | "timeout" | "resendmax" | "resendtimeout" => flags.idle.push(arg.clone()),
-                "h" | "help" => flags.help = true,
-                _ => return Err(format!("no such flag: -{name}")),
+                "broadcast" => flags.broadcast = switch(name, value.as_deref())?,
+                "h" | "help" => return Ok(Self { help: true, ..Self::default() }),
+                "pidfile" | "hostprefix" | "socketpath" | "timeout" | "resendmax" | "resendtimeout" => {
+                    let value = value.map_or_else(|| args.next().transpose(), |value| Ok(Some(value)))?;
+                    flags.set(name, value.ok_or_else(|| format!("flag needs an argument: -{name}"))?)?;
+                }
+                _ => return Err(format!("flag provided but not defined: -{name}")),
             }
         }
         match &flags.pidfile {
             Some(path) if !path.is_absolute() => Err(format!("pidfile {}: the path is not absolute", path.display())),
             _ => Ok(flags),
         }
+    }
+
+    fn set(&mut self, name: &str, value: String) -> Result<(), String> {
+        let path = || Some(&value).filter(|v| !v.is_empty()).map(PathBuf::from);
+        match name {
+            "pidfile" => self.pidfile = path(),
+            "hostprefix" => self.host_prefix = path().unwrap_or_default(),
+            "socketpath" => self.socket = path(),
+            _ if is_duration(&value) => self.idle.push(format!("-{name}={value}")),
+            _ => return Err(format!("invalid value {value:?} for flag -{name}: no duration such as 10s or 1m30s")),
+        }
+        Ok(())
     }
 
     /// As the node has it, below the prefix.
@@ -117,6 +131,46 @@ impl Flags {
         }
         self.host_prefix.join(path.strip_prefix("/").unwrap_or(path))
     }
+}
+
+/// The words of Go's strconv.ParseBool.
+fn switch(name: &str, value: Option<&str>) -> Result<bool, String> {
+    match value.unwrap_or("true") {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        other => Err(format!("invalid boolean value {other:?} for -{name}: neither true nor false")),
+    }
+}
+
+/// As Go's time.ParseDuration reads one: `1h2.5m`, and a zero needs no unit.
+fn is_duration(text: &str) -> bool {
+    const UNITS: [(&str, f64); 8] = [
+        ("ns", 1.0),
+        ("us", 1e3),
+        ("\u{b5}s", 1e3),
+        ("\u{3bc}s", 1e3),
+        ("ms", 1e6),
+        ("s", 1e9),
+        ("m", 60e9),
+        ("h", 3600e9),
+    ];
+    let mut rest = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if rest == "0" {
+        return true;
+    }
+    let mut nanoseconds = 0.0;
+    let is_of_number = |c: char| c.is_ascii_digit() || c == '.';
+    while !rest.is_empty() {
+        let (number, more) = rest.split_at(rest.find(|c| !is_of_number(c)).unwrap_or(rest.len()));
+        let (unit, more) = more.split_at(more.find(is_of_number).unwrap_or(more.len()));
+        // A point alone and two of them are no number here either.
+        let Ok(number) = number.parse::<f64>() else { return false };
+        let Some((_, each)) = UNITS.iter().find(|(name, _)| *name == unit) else { return false };
+        nanoseconds += number * each;
+        rest = more;
+    }
+    // What Go's 64 bits hold.
+    !text.is_empty() && nanoseconds > -1.0 && nanoseconds < 9.3e18 && !text.ends_with(['-', '+'])
 }
 
 async fn serve(flags: Flags) -> anyhow::Result<()> {
@@ -137,16 +191,16 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         _ = term.recv() => {}
         _ = int.recv() => {}
         () = close_all(listening.as_ref().map(|(listener, _)| listener)) => {}
-        () = keep_on(dirs, flags.host_prefix) => {}
+        () = keep_on(dirs, flags.host_prefix, flags.broadcast) => {}
     }
     tracing::info!("ended by a signal");
     Ok(())
 }
 
 /// Never ends.
-async fn keep_on(dirs: Dirs, root: PathBuf) {
+async fn keep_on(dirs: Dirs, root: PathBuf, broadcast: bool) {
     loop {
-        if let Err(failure) = keep(Keeper::of_node(dirs.clone(), root.clone())).await {
+        if let Err(failure) = keep(Keeper::of_node(dirs.clone(), root.clone(), broadcast)).await {
             tracing::error!(%failure, "leases are not kept now; begun again");
         }
         sleep(PAUSE).await;
@@ -196,11 +250,24 @@ fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
 
 fn write_pidfile(path: &Path) -> anyhow::Result<Own> {
     // A new file, so that a successor's is told from ours.
-    let beside = beside(path);
-    fs::write(&beside, std::process::id().to_string())
-        .and_then(|()| fs::rename(&beside, path))
-        .and_then(|()| Own::of(path))
-        .with_context(|| format!("write pidfile {}", path.display()))
+    let write = |beside: &Path| {
+        fs::File::create_new(beside)?.write_all(std::process::id().to_string().as_bytes())?;
+        fs::rename(beside, path)
+    };
+    renamed(path, write).with_context(|| format!("write pidfile {}", path.display())).map(|((), own)| own)
+}
+
+/// What is made at a place beside the path, which nobody else uses now, and renamed to it by `make`.
+fn renamed<T>(path: &Path, make: impl Fn(&Path) -> std::io::Result<T>) -> std::io::Result<(T, Own)> {
+    let taken = |e: &std::io::Error| matches!(e.kind(), ErrorKind::AlreadyExists | ErrorKind::AddrInUse);
+    let mut made = make(&beside(path)?);
+    for _ in 0..100 {
+        if !made.as_ref().is_err_and(taken) {
+            break;
+        }
+        made = make(&beside(path)?);
+    }
+    Ok((made?, Own::of(path)?))
 }
 
 /// Bound beside its place and renamed, so that there is no moment without one and a stale one does not matter. None where
@@ -211,25 +278,21 @@ fn listen(path: &Path) -> anyhow::Result<Option<(UnixListener, Own)>> {
         return Ok(None);
     }
     let Some(folder) = path.parent() else { bail!("{} is no place for a socket", path.display()) };
-    let beside = beside(path);
-    let bind = || {
-        make_dir(folder)?;
-        match fs::remove_file(&beside) {
-            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&beside)?;
-        fs::rename(&beside, path)?;
-        Ok((listener, Own::of(path)?))
+    let bind = |beside: &Path| {
+        let listener = UnixListener::bind(beside)?;
+        fs::rename(beside, path)?;
+        Ok(listener)
     };
-    bind().map(Some).with_context(|| format!("make socket {}", path.display()))
+    let made = make_dir(folder).and_then(|()| renamed(path, bind));
+    made.map(Some).with_context(|| format!("make socket {}", path.display()))
 }
 
-/// Short, as a socket's path has 107 bytes at most.
-fn beside(path: &Path) -> PathBuf {
+/// Short, as a socket's path has 107 bytes at most; another one each time, as daemons may be begun at once.
+fn beside(path: &Path) -> std::io::Result<PathBuf> {
+    let number = getrandom::u32().map_err(std::io::Error::other)? & 0xffff;
     let mut name = path.as_os_str().to_owned();
-    name.push(".n");
-    name.into()
+    name.push(format!(".{number:x}"));
+    Ok(name.into())
 }
 
 #[cfg(test)]
@@ -249,14 +312,62 @@ mod tests {
         let all = parse(
             "-pidfile /run/p --hostprefix=/host -socketpath /run/s -broadcast -timeout 10s -resendmax=62s --resendtimeout 1m",
         );
-        let idle = ["-broadcast", "-timeout", "-resendmax=62s", "--resendtimeout"].map(str::to_owned).to_vec();
+        let idle = ["-timeout=10s", "-resendmax=62s", "-resendtimeout=1m"].map(str::to_owned).to_vec();
         let (pidfile, socket) = (Some("/run/p".into()), Some("/run/s".into()));
-        assert_eq!(all, Ok(Flags { pidfile, socket, host_prefix: "/host".into(), idle, help: false }));
+        let broadcast = true;
+        assert_eq!(all, Ok(Flags { pidfile, socket, host_prefix: "/host".into(), broadcast, idle, help: false }));
         assert_eq!(parse("-broadcast=true -socketpath=").unwrap().socket, None);
-        assert!(parse("-help").unwrap().help && parse("-h").unwrap().help);
-        for bad in ["-pidfile", "-pidfile p", "pidfile", "-pid /p", "-timeout"] {
+        assert!(!parse("-broadcast -broadcast=F").unwrap().broadcast);
+        assert!(parse("-help").unwrap().help && parse("-h -bogus").unwrap().help);
+        // Go stops there, and what follows is never looked at.
+        for end in ["extra", "-- -bogus", "- -bogus", "pidfile -timeout=abc"] {
+            assert_eq!(parse(&format!("-socketpath /s {end}")), parse("-socketpath /s"), "{end}");
+        }
+        for bad in [
+            "-pidfile",
+            "-pidfile p",
+            "-pid /p",
+            "-timeout",
+            "-timeout abc",
+            "-timeout 10",
+            "-resendmax=",
+            "-broadcast=maybe",
+            "-broadcast=",
+            "---timeout 1s",
+            "-=x",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn durations_as_go_reads_them() {
+        for good in
+            ["0", "5s", "+5s", "-0", "1.5h", "5.s", ".5s", "1h2m3.5s", "2562047h", "10\u{b5}s", "3\u{3bc}s", "-1ns"]
+        {
+            assert!(is_duration(good), "{good}");
+        }
+        for bad in
+            ["", "3", "-", "s", ".", "-.", ".s", "+.s", "1d", "1s2", "\u{c4}5s", "1e9s", "3000000h", "1..5s", "abc"]
+        {
+            assert!(!is_duration(bad), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn many_that_begin_at_once() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (path, pidfile) = (tmp.path().join("dhcp.sock"), tmp.path().join("pid"));
+        let begin = || async { (listen(&path), write_pidfile(&pidfile)) };
+        let runtime = tokio::runtime::Handle::current();
+        let all: Vec<_> = std::thread::scope(|s| {
+            let threads: Vec<_> = (0..20).map(|_| s.spawn(|| runtime.block_on(begin()))).collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        for (socket, pidfile) in &all {
+            assert!(socket.is_ok() && pidfile.is_ok(), "{:?} {:?}", socket.as_ref().err(), pidfile.as_ref().err());
+        }
+        assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), 2, "nothing is left beside them");
     }
 
     #[test]

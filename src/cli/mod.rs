@@ -80,11 +80,15 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     })
 }
 
-/// Installed as `dhcp`, `dhcp daemon` is what the reference plugin has under these words.
+/// Installed as `dhcp`, `dhcp daemon` is what the reference plugin has under these words. What follows on `--` there it never
+/// looks at, and clap would take the two dashes away.
 fn as_ours(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut args: Vec<OsString> = args.into_iter().collect();
     if args.first().is_some_and(|program| Path::new(program).file_name() == Some("dhcp".as_ref())) {
         args.insert(1, "dhcp".into());
+    }
+    if args.get(1..4).is_some_and(|words| words == ["dhcp", "daemon", "--"]) {
+        args.truncate(3);
     }
     args
 }
@@ -129,6 +133,8 @@ mod tests {
             let args = Args::try_parse_from(as_ours(daemon.iter().map(Into::into))).unwrap();
             assert!(matches!(args.command, Command::Dhcp(_)), "{daemon:?}");
         }
+        let ended = as_ours(["dhcp", "daemon", "--", "-bogus"].map(OsString::from));
+        assert_eq!(ended, ["dhcp", "dhcp", "daemon"]);
         assert!(matches!(Args::try_parse_from(["trestle", "version"]).unwrap().command, Command::Version));
     }
 }

@@ -26,18 +26,26 @@ pub struct Children {
     program: PathBuf,
     run: PathBuf,
     state: PathBuf,
+    broadcast: bool,
 }
 
 impl Children {
     /// By the kernel's own link, which leads to the program that runs also after its file was replaced by another version.
     pub fn of_this_program(dirs: &Dirs) -> Self {
-        Self { program: "/proc/self/exe".into(), run: dirs.run.clone(), state: dirs.state.clone() }
+        Self { program: "/proc/self/exe".into(), run: dirs.run.clone(), state: dirs.state.clone(), broadcast: false }
+    }
+
+    /// Servers are asked to broadcast what they answer.
+    pub fn by_broadcast(self, broadcast: bool) -> Self {
+        Self { broadcast, ..self }
     }
 }
 
 impl Exchange for Children {
     async fn run(&self, job: &Job) -> Outcome<Answer> {
-        self.ask("exchange", job, Duration::from_secs(job.seconds.into()) + GRACE).await
+        let mut job = job.clone();
+        job.wish.broadcast |= self.broadcast;
+        self.ask("exchange", &job, Duration::from_secs(job.seconds.into()) + GRACE).await
     }
 }
 
@@ -123,6 +131,18 @@ mod tests {
         );
         assert_eq!(run(&script, 5).await, Ok(answer));
         assert_eq!(run("cat > /dev/null; echo '\"Silent\"'", 5).await, Ok(Answer::Silent));
+    }
+
+    #[tokio::test]
+    async fn answers_are_broadcast_where_that_is_wished_of_all() {
+        let dir = tempfile::tempdir().unwrap();
+        for (wished, script) in [(false, "! grep -q broadcast.*broadcast"), (true, "grep -q '\"broadcast\":true'")] {
+            let program = dir.path().join(wished.to_string());
+            std::fs::write(&program, format!("#!/bin/sh\n{script} || exit 9\necho '\"Silent\"'\n")).unwrap();
+            std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+            let children = children(&program).by_broadcast(wished);
+            assert_eq!(children.run(&Job { seconds: 5, ..job(1) }).await, Ok(Answer::Silent));
+        }
     }
 
     #[tokio::test]

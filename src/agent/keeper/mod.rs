@@ -102,8 +102,8 @@ pub struct Keeper<E, C, R> {
 }
 
 impl Keeper<Children, BootClock, ()> {
-    pub fn of_node(dirs: Dirs, root: PathBuf) -> Self {
-        let exchange = Children::of_this_program(&dirs);
+    pub fn of_node(dirs: Dirs, root: PathBuf, broadcast: bool) -> Self {
+        let exchange = Children::of_this_program(&dirs).by_broadcast(broadcast);
         Self { dirs, exchange, clock: BootClock, report: (), root }
     }
 }

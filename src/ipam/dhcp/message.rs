@@ -47,7 +47,7 @@ impl Question {
         let none = Ipv4Addr::UNSPECIFIED;
         let mut message = Message::new_with_id(self.xid, self.client, none, none, none, &id.hardware.bytes());
         message.set_secs(self.seconds);
-        if id.broadcast {
+        if id.broadcast || wish.broadcast {
             message.set_flags(Flags::default().set_broadcast());
         }
         for (code, value) in self.options(id, wish) {

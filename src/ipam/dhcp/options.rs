@@ -68,6 +68,9 @@ pub struct Wish {
     pub send: Vec<(u8, Vec<u8>)>,
     /// The parameter request list; empty: none is sent.
     pub request: Vec<u8>,
+    /// The server is asked to broadcast its answers, as far as it answers one who has no address yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub broadcast: bool,
 }
 
 #[derive(Deserialize, Default)]
@@ -107,7 +110,7 @@ impl Wish {
         if !raw.request.iter().any(|r| r.skip_default) {
             extend(&mut request, &DEFAULT);
         }
-        Ok(Self { send, request })
+        Ok(Self { send, request, broadcast: false })
     }
 
     /// What names the client to the server.
@@ -175,7 +178,7 @@ mod tests {
 
     #[test]
     fn as_the_reference_reads_them() {
-        assert_eq!(parse(json!({"type": "dhcp"}), "").unwrap(), Wish { send: vec![], request: vec![3, 1] });
+        assert_eq!(parse(json!({"type": "dhcp"}), "").unwrap(), Wish { request: vec![3, 1], ..Wish::default() });
         let asked = json!({"Request": [{"option": "121"}, {"option": ""}, {"option": "routers"}], "provide": null});
         assert_eq!(parse(asked, "").unwrap().request, [121, 3, 1]);
         let nothing = json!({"request": [{"skipDefault": true}]});

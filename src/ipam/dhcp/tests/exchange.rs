@@ -318,6 +318,19 @@ fn what_is_configured_as_client_id_is_the_client() {
     assert!(!release.opts().contains(OptionCode::Hostname), "a RELEASE has no wishes");
 }
 
+/// A daemon's flag asks for it. A pod's own questions are sent as ever, but for the flag.
+#[test]
+fn answers_are_broadcast_where_that_is_wished() {
+    for broadcast in [false, true] {
+        for start in [Start::Discover, Start::Reboot(host(10)), Start::Renew(lease(10))] {
+            let from = if matches!(start, Start::Renew(_)) { host(10) } else { NOBODY };
+            let mut m = Machine::new(pod(1), Wish { broadcast, ..wish() }, start, 7, BEGIN);
+            let (by, _, question) = sent(&mut m);
+            assert_eq!((question.flags().broadcast(), by), (broadcast, from));
+        }
+    }
+}
+
 #[test]
 fn all_that_a_server_can_give() {
     let mut m = machine(&pod(1), Start::Discover);
