@@ -104,7 +104,8 @@ pub struct Machine {
     tries: u32,
     /// How often everybody was asked anew.
     rounds: u32,
-    declined: Vec<Ipv4Addr>,
+    /// And when the server was last told so.
+    declined: Vec<(Ipv4Addr, Duration)>,
     trouble: Trouble,
     actions: VecDeque<Action>,
 }
@@ -212,7 +213,7 @@ impl Machine {
         if !taken {
             return self.end(Action::Bound(lease));
         }
-        self.declined.push(lease.address);
+        self.declined.push((lease.address, now));
         self.decline(lease.address, lease.server);
         if self.selects() {
             self.rest(now, if self.declined.len() == 1 { FIRST_REST } else { REST });
@@ -232,7 +233,7 @@ impl Machine {
             (None, None) => format!("no DHCP server answered, questions sent: {sent}"),
         };
         // Writing to a string cannot fail.
-        for address in &self.declined {
+        for (address, _) in &self.declined {
             let _ = write!(text, "; {address} is in use by another host");
         }
         if let Some(ignored) = ignored {
@@ -249,7 +250,7 @@ impl Machine {
     /// One that another host has is not asked for again.
     fn preferred(&self) -> Option<Ipv4Addr> {
         match self.start {
-            Start::Prefer(address) if !self.declined.contains(&address) => Some(address),
+            Start::Prefer(address) if self.declined.iter().all(|(d, _)| *d != address) => Some(address),
             _ => None,
         }
     }
@@ -307,11 +308,19 @@ impl Machine {
     }
 
     fn offered(&mut self, now: Duration, server: Ipv4Addr, reply: &Reply) {
-        match Lease::of(reply, server) {
-            Err(why) => self.ignore(format!("an offer of server {server}: {why}")),
+        let lease = match Lease::of(reply, server) {
+            Err(why) => return self.ignore(format!("an offer of server {server}: {why}")),
+            Ok(lease) => lease,
+        };
+        match self.declined.iter_mut().find(|(address, _)| *address == lease.address) {
+            None => self.request(now, Target { address: lease.address, server: Some(server) }),
+            // Another server may offer another one meanwhile.
+            Some((_, told)) if now < told.saturating_add(REST) => {}
             // The server did not hear it, or forgot.
-            Ok(lease) if self.declined.contains(&lease.address) => self.decline(lease.address, server),
-            Ok(lease) => self.request(now, Target { address: lease.address, server: Some(server) }),
+            Some((_, told)) => {
+                *told = now;
+                self.decline(lease.address, server);
+            }
         }
     }
 

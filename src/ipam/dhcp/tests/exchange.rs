@@ -170,7 +170,12 @@ fn a_taken_address_is_declined_and_not_taken_again() {
     m.tick(at);
     let (.., discover) = sent(&mut m);
     m.receive(at, SERVER, &offer(&discover, 10));
+    assert_eq!(m.next(), None, "not a DECLINE for each offer: there are ten seconds between two");
+    let later = ms(10_003);
+    m.receive(later, SERVER, &offer(&discover, 10));
     assert!(sent(&mut m).2.opts().has_msg_type(MessageType::Decline), "the server did not hear it");
+    m.receive(later, SERVER, &offer(&discover, 10));
+    assert_eq!(m.next(), None);
     assert_eq!(m.trouble(), "no other address was offered; 192.0.2.10 is in use by another host");
     m.receive(at, SERVER, &offer(&discover, 11));
     assert_eq!(requested(&sent(&mut m).2), Some(host(11)));
