@@ -29,6 +29,8 @@ pub struct Keeping<E, C, R> {
     record: LeaseRecord<Job>,
     /// When the last attempt since the lease was got ended without an answer.
     asked: Option<Duration>,
+    /// Nobody has kept it for long, and nobody was asked since.
+    unkept: bool,
     /// Without a lease: attempts so far.
     tries: u32,
     /// Since when nothing is at the namespace's path.
@@ -47,14 +49,15 @@ enum Next {
 }
 
 impl<E: Exchange, C: Clock, R: Report> Keeping<E, C, R> {
-    pub fn new(keeper: Arc<Keeper<E, C, R>>, queue: Arc<Queue>, mut record: LeaseRecord<Job>) -> Self {
+    /// `unkept`: nobody has kept it for long.
+    pub fn new(keeper: Arc<Keeper<E, C, R>>, queue: Arc<Queue>, mut record: LeaseRecord<Job>, unkept: bool) -> Self {
         let now = millis(keeper.clock.now());
         if record.got_at > now {
             // By a clock that is not this one. The lease is due now: asking costs nothing, and believing could.
             let t1 = record.job.held().map_or(0, |lease| u64::from(lease.t1) * 1000);
             record.got_at = now.saturating_sub(t1);
         }
-        Self { keeper, queue, record, asked: None, tries: 0, missing: None, gone: None, unwritten: None }
+        Self { keeper, queue, record, asked: None, unkept, tries: 0, missing: None, gone: None, unwritten: None }
     }
 
     pub async fn run(mut self) {
@@ -85,6 +88,7 @@ impl<E: Exchange, C: Clock, R: Report> Keeping<E, C, R> {
     /// When there is something to do; far away for a lease without an end.
     fn due(&self) -> Duration {
         let at = match self.held() {
+            Some(held) if self.unkept && held.due_at_take_up(self.now()).is_some() => Duration::ZERO,
             Some(held) => held.next().unwrap_or(Duration::MAX),
             None => self.asked.map_or(Duration::ZERO, |at| at + pause_without(self.tries)),
         };
@@ -129,7 +133,8 @@ impl<E: Exchange, C: Clock, R: Report> Keeping<E, C, R> {
         let (step, seconds) = match self.held() {
             Some(held) => {
                 let lease = held.lease.clone();
-                match held.due(now)? {
+                let at_take_up = held.due_at_take_up(now).filter(|_| self.unkept);
+                match at_take_up.or_else(|| held.due(now))? {
                     Due::Renew => (Step::Renew(lease), held.patience(now)),
                     Due::Rebind => (Step::Rebind(lease), held.patience(now)),
                     Due::Reboot => (Step::Reboot(lease.address), PATIENCE_WITHOUT),
@@ -191,7 +196,7 @@ impl<E: Exchange, C: Clock, R: Report> Keeping<E, C, R> {
         self.record.job = self.record.job.bound(lease);
         self.record.got_at = millis(self.now());
         self.record.got_at_wall = wall_clock();
-        (self.asked, self.tries) = (None, 0);
+        (self.asked, self.tries, self.unkept) = (None, 0, false);
         self.tell(&news);
         if let Some(text) = amended {
             tracing::info!(lease = %self.name(), "the server says: {text}");
@@ -225,11 +230,16 @@ impl<E: Exchange, C: Clock, R: Report> Keeping<E, C, R> {
         let job = &mut self.record.job;
         job.before = job.held().map(|lease| lease.address).or(job.before);
         job.step = Step::First;
-        (self.asked, self.tries) = (None, 0);
+        (self.asked, self.tries, self.unkept) = (None, 0, false);
         self.write().await
     }
 
     fn in_vain(&mut self) -> Next {
+        let now = self.now();
+        // Its own time comes yet.
+        if std::mem::take(&mut self.unkept) && self.held().is_some_and(|held| held.is_young(now)) {
+            return Next::On;
+        }
         self.asked = Some(self.now());
         self.tries += 1;
         Next::On

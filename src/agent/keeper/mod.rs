@@ -7,7 +7,8 @@
 //! ```text
 //! held ──T1──→ Renew ──silence, half of the rest──→ Renew … ──T2──→ Rebind … ──end──→ Drop ──→ First … ──→ held
 //!   │              └─ACK→ held     └─NAK→ Drop ──→ First                    namespace gone, twice ──→ record removed
-//!   └ taken up after its end, or asleep until then: Reboot ─ACK→ held, else Drop ──→ First
+//!   ├ taken up after its end, or asleep until then: Reboot ─ACK→ held, else Drop ──→ First
+//!   └ taken up without a keeper for long: at once Renew, after T2 Reboot ─silence→ held, as it was
 //! ```
 
 mod children;
@@ -268,7 +269,8 @@ impl<E: Exchange, C: Clock, R: Report> Book<E, C, R> {
         }
         self.keeper.report.held(&record);
         let of = Box::new(record.clone().map(drop));
-        let keeping = Keeping::new(Arc::clone(&self.keeper), Arc::clone(&self.queue), record);
+        let (keeper, queue) = (Arc::clone(&self.keeper), Arc::clone(&self.queue));
+        let keeping = Keeping::new(keeper, queue, record, unkept > UNKEPT);
         Kept::Yes(of, Task(tokio::spawn(keeping.run()).abort_handle()))
     }
 

@@ -62,6 +62,19 @@ impl Held<'_> {
         })
     }
 
+    /// For one that nobody has kept for long: its server may think otherwise of it by now, and is asked at once. The one that
+    /// lent it alone, as long as that is its turn: another one's NAK would take the address from a pod that is at work.
+    pub fn due_at_take_up(&self, now: Duration) -> Option<Due> {
+        let (_, t2, _) = self.times();
+        let due = if now < t2 { Due::Renew } else { Due::Reboot };
+        (self.lease.seconds != Lease::FOR_EVER).then_some(due)
+    }
+
+    /// Whether it is not yet time to be renewed.
+    pub fn is_young(&self, now: Duration) -> bool {
+        now < self.times().0
+    }
+
     /// For the exchange that begins now: until the next kind is due, within reason.
     pub fn patience(&self, now: Duration) -> u32 {
         let (_, t2, end) = self.times();
@@ -146,6 +159,16 @@ mod tests {
         assert_eq!(held(Some(s(1800))).due(s(5000)), Some(Due::Expire));
         assert_eq!(held(None).due(s(3200)), Some(Due::Rebind));
         assert_eq!(held(None).due(s(1799)), None);
+    }
+
+    #[test]
+    fn what_nobody_has_kept_for_long() {
+        let held = |lease| Held { lease, since: s(0), asked: None };
+        let (hour, for_ever) = (lease(7, 3600), lease(7, Lease::FOR_EVER));
+        let at_take_up = [1, 1799, 3149, 3150, 9000].map(|at| held(&hour).due_at_take_up(s(at)));
+        assert_eq!(at_take_up, [Due::Renew, Due::Renew, Due::Renew, Due::Reboot, Due::Reboot].map(Some));
+        assert_eq!(held(&for_ever).due_at_take_up(s(9)), None);
+        assert!(held(&hour).is_young(s(1799)) && !held(&hour).is_young(s(1800)));
     }
 
     #[test]

@@ -196,6 +196,7 @@ struct Told {
     news: Arc<Mutex<Vec<(u16, News)>>>,
     held: Arc<Mutex<Vec<Has>>>,
     torn: Arc<Mutex<Vec<String>>>,
+    kept: Arc<Mutex<usize>>,
 }
 
 fn whose(record: &LeaseRecord<Job>) -> u16 {
@@ -209,6 +210,10 @@ impl Report for Told {
 
     fn torn(&self, name: &str, _why: &Failure) {
         self.torn.lock().unwrap().push(name.into());
+    }
+
+    fn kept(&self, count: usize) {
+        *self.kept.lock().unwrap() = count;
     }
 
     fn held(&self, record: &LeaseRecord<Job>) {

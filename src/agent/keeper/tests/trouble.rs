@@ -93,6 +93,30 @@ async fn a_keeper_that_comes_late() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_nobody_has_kept_for_long_is_asked_for_at_once() {
+    let node = Node::new(600);
+    node.add(1);
+    sleep(Duration::from_secs(440)).await;
+    node.add(2);
+    sleep(Duration::from_secs(100)).await;
+    node.add(3);
+    node.keep_for(5).await;
+    assert_eq!(node.server.seen(1), [Asked::Reboot], "after T2");
+    assert_eq!(node.server.seen(2), [Asked::Renew], "long before T1");
+    assert_eq!(node.server.seen(3), [], "new");
+    assert!(node.record(2).unwrap().got_at > node.record(2).unwrap().made);
+    // Silence takes nothing from it: it is asked for in its time.
+    node.server.model().up = false;
+    sleep(Duration::from_secs(60)).await;
+    node.keep_for(100).await;
+    assert_eq!(node.server.seen(2), [Asked::Renew, Asked::Renew]);
+    node.server.model().up = true;
+    node.keep_for(150).await;
+    assert_eq!(node.server.seen(2), [Asked::Renew, Asked::Renew, Asked::Renew]);
+    assert!(node.server.model().lapsed.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_had_no_keeper_for_long_is_told_once() {
     let node = Node::new(600);
     let unkept = |n| node.news(n).into_iter().filter(|news| matches!(news, News::Unkept(_))).collect::<Vec<_>>();
