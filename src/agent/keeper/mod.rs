@@ -148,7 +148,10 @@ pub async fn keep<E: Exchange, C: Clock, R: Report>(keeper: Keeper<E, C, R>) -> 
                 next = Instant::now() + LOOK;
             }
             changed = watch.changed() => match changed {
-                Some(names) => names.iter().for_each(|name| book.look_at(&leases, name)),
+                Some(names) => {
+                    names.iter().for_each(|name| book.look_at(&leases, name));
+                    book.keeper.report.kept(book.kept());
+                }
                 None => book.look_at_all(&leases),
             },
         }

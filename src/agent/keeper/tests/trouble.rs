@@ -117,6 +117,26 @@ async fn what_nobody_has_kept_for_long_is_asked_for_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn how_many_are_kept_is_said_at_once() {
+    let node = Node::new(600);
+    let kept = || *node.told.kept.lock().unwrap();
+    let pods = async {
+        sleep(Duration::from_secs(2)).await;
+        node.add(1);
+        node.add(2);
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(kept(), 2);
+        node.del(2);
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(kept(), 1);
+    };
+    tokio::select! {
+        ended = keep(node.keeper()) => panic!("{ended:?}"),
+        () = pods => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_had_no_keeper_for_long_is_told_once() {
     let node = Node::new(600);
     let unkept = |n| node.news(n).into_iter().filter(|news| matches!(news, News::Unkept(_))).collect::<Vec<_>>();
