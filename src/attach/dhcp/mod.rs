@@ -95,7 +95,10 @@ pub async fn exchange(job: &Job, dirs: &Dirs) -> Outcome<Answer> {
             }
             Ok(Answer::Bound(lease))
         }
-        End::Lost(Why::Refused { server, text }) => Ok(Answer::Refused(format!("server {server}: {text}"))),
+        End::Lost(Why::Refused { server, text }) if text.is_empty() => {
+            Ok(Answer::Refused(format!("server {server} refuses it")))
+        }
+        End::Lost(Why::Refused { server, text }) => Ok(Answer::Refused(format!("server {server} refuses it: {text}"))),
         End::Lost(Why::Taken(address)) => Ok(Answer::Refused(format!("another host has {address}"))),
         End::Lost(Why::Silent) | End::Late(_) => Ok(Answer::Silent),
     }
