@@ -5,7 +5,7 @@
 
 use crate::attach::journal_is_writable;
 use crate::cni::Call;
-use crate::store::{Dirs, NodeConfig, is_writable};
+use crate::store::{Dirs, NodeConfig};
 use crate::types::{Code, Failure, Outcome};
 
 use super::networks::master;
@@ -24,20 +24,12 @@ pub async fn status(call: &Call, dirs: &Dirs, node: &Outcome<NodeConfig>, env: E
     let known = gather::look_up(&world, &conf, call.version.as_str(), wanted).await.map_err(not_ready)?;
     let Some(known) = known else { return Ok(()) };
     if leaves_state(&run::to_map(&known.conf)) || world.leaves_statuses().await {
-        state_is_writable(dirs)?;
+        dirs.must_have_room()?;
     }
     let path = plugin_path(&conf, call);
     let site = run::Site { path: &path, dirs, node, started: None };
     // What it says itself goes to the runtime as it is.
     run::status(&known.conf, &site).await.map_err(|f| if f.code == Code::PluginMissing { not_ready(f) } else { f })
-}
-
-/// By writing: there is no other way to know.
-fn state_is_writable(dirs: &Dirs) -> Outcome<()> {
-    is_writable(&dirs.state).map_err(|e| {
-        Failure::new(Code::NotReady, format!("nothing can be written in {}: {e}", dirs.state.display()))
-            .remedy("free space there, or mount it writable")
-    })
 }
 
 fn not_ready(failure: Failure) -> Failure {

@@ -33,6 +33,18 @@ pub fn full(e: &io::Error) -> bool {
     matches!(errno, Some(Errno::ENOSPC | Errno::EROFS | Errno::EDQUOT))
 }
 
+/// Found out by writing: a file system that is full or read-only shows itself in no other way.
+pub fn must_be_writable(dir: &Path) -> Outcome<()> {
+    let probe = dir.join(format!("status.{}", std::process::id()));
+    let written = make_dir(dir).and_then(|()| fs::write(&probe, b"?"));
+    // Also what was made and could not be filled.
+    let _ = fs::remove_file(&probe);
+    written.map_err(|e| {
+        Failure::new(Code::NotReady, format!("nothing can be written in {}: {e}", dir.display()))
+            .remedy("free space there, or mount it writable")
+    })
+}
+
 /// A directory for root alone, with its parents.
 pub fn make_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
@@ -173,15 +185,6 @@ pub fn remove_file(path: &Path) -> io::Result<bool> {
         Err(e) if is_missing(&e) => Ok(false),
         Err(e) => Err(e),
     }
-}
-
-/// Whether a file can be written there: a file system that is full or read-only shows itself in no other way.
-pub fn is_writable(dir: &Path) -> io::Result<()> {
-    let probe = dir.join(format!("status.{}.new", std::process::id()));
-    let written = make_dir(dir).and_then(|()| fs::write(&probe, b"?"));
-    // Also what was made and could not be filled.
-    let _ = fs::remove_file(&probe);
-    written
 }
 
 /// The names in a directory; a missing one is empty.

@@ -24,10 +24,10 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::types::{Code, ContainerId, Failure, Outcome};
+use crate::types::{ContainerId, Outcome};
 
 pub use calls::{Heard, calls_socket, tell_call};
-pub use file::{failed, is_writable, make_dir, read_file, remove_file, write_whole};
+pub use file::{failed, make_dir, read_file, remove_file, write_whole};
 pub use host::{boot_clock, process_start};
 pub use journal::{Entry, Journal};
 pub use lease::{LeaseRecord, Leases, Stamp, wall_clock};
@@ -52,12 +52,12 @@ impl Dirs {
 
     /// Of STATUS: whether what outlives a boot can be kept.
     pub fn must_have_room(&self) -> Outcome<()> {
-        must_be_writable(&self.state)
+        file::must_be_writable(&self.state)
     }
 
     /// Whether the journal can be.
     pub fn must_have_room_to_run(&self) -> Outcome<()> {
-        must_be_writable(&self.run)
+        file::must_be_writable(&self.run)
     }
 
     /// `TRESTLE_RUN_DIR` and `TRESTLE_STATE_DIR`, empty as good as unset.
@@ -68,13 +68,6 @@ impl Dirs {
         };
         Self::new(dir("TRESTLE_RUN_DIR", "/run/trestle"), dir("TRESTLE_STATE_DIR", "/var/lib/trestle"))
     }
-}
-
-fn must_be_writable(dir: &Path) -> Outcome<()> {
-    is_writable(dir).map_err(|e| {
-        Failure::new(Code::NotReady, format!("nothing can be written in {}: {e}", dir.display()))
-            .remedy("free space there, or mount it writable")
-    })
 }
 
 /// The container's name in a file name. Ids are safe as they are, but may be longer than a file name (255 bytes): then

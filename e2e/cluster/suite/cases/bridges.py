@@ -95,3 +95,6 @@ def fallback(world):
     claim("node1 has the port", [port for port in world.nodes[0].ports("br-dmz") if "eth2" not in port])
     claim("node2 has macvlan below eth2: it has got no br-dmz", "br-dmz" not in world.nodes[1].sh("ip -o link"))
     b.has_status((f"{world.namespace}/dmz", "net1"))
+    words = f"no bridge br-dmz on {world.nodes[1].name}: macvlan on eth2; the node itself cannot be reached over it"
+    until(30, "b is told of it", lambda: [e for e in b.events() if e.startswith("MacvlanFallback: ") and words in e])
+    same("what a hears of macvlan", [e for e in a.events() if "acvlan" in e], [])
