@@ -2,6 +2,7 @@
 and a plain container in the place of virt-launcher."""
 import hashlib
 import json
+import threading
 
 from . import case
 from .agents import tidy
@@ -14,6 +15,13 @@ SHAPES = json.loads((HERE / "kubevirt/pods.json").read_text())
 H = hashlib.sha256(b"lan").hexdigest()[:11]
 ADDRESSES = "network.kubevirt.io/addresses"
 MULTI_QUEUE = 0x100  # of linux/if_tun.h
+_one_at_a_time = threading.Lock()
+
+
+def bring_binding():
+    """The binding's NAD. Several cases run at once, and may be the first to need it."""
+    with _one_at_a_time:
+        kubectl("apply", "-f", str(ROOT / "kubevirt/binding-nad.yaml"))
 
 
 def launcher(world, shape, suffix, node, owner=None, asks=None):
@@ -27,8 +35,7 @@ def launcher(world, shape, suffix, node, owner=None, asks=None):
             ours = network["name"] == "trestle-binding"
             network["namespace"] = "trestle-system" if ours else world.namespace
             if ours:
-                # By the server, which takes several cases' at once.
-                kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "kubevirt/binding-nad.yaml"))
+                bring_binding()
         annotations[NETWORKS] = json.dumps(networks)
     name = f"virt-launcher-testvm-{suffix}"
     manifest = world.manifest(name, node, annotations=annotations, labels=labels)
