@@ -76,7 +76,8 @@ impl StoreLocation {
             );
         }
         match fs::metadata(&self.data_dir) {
-            Err(e) if disk::is_nowhere(&e) && e.kind() != ErrorKind::NotFound => {
+            // A file in its place is somebody's doing, and can be undone: no call succeeds until it is.
+            Err(e) if disk::is_nowhere(&e) && !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 refused("ipam.dataDir", format!("{}: {e}", self.data_dir.display()))
             }
             _ => Ok(()),
