@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -12,20 +12,12 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::harness::Background;
+
 const SOON: Duration = Duration::from_secs(30);
 
 struct Node {
     tmp: tempfile::TempDir,
-}
-
-/// Killed with the test.
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 impl Node {
@@ -40,13 +32,13 @@ impl Node {
     }
 
     /// Installed under the reference plugin's name.
-    fn daemon(&self, pidfile: &str) -> Daemon {
+    fn daemon(&self, pidfile: &str) -> Background {
         let mut command = Command::new(self.at("dhcp"));
         command.arg("daemon").arg("-socketpath").arg(self.at("dhcp.sock")).arg("-pidfile").arg(self.at(pidfile));
         command.args(["-timeout=10s", "-broadcast"]);
         command.env("TRESTLE_RUN_DIR", self.at("run")).env("TRESTLE_STATE_DIR", self.at("state"));
         command.stderr(fs::File::options().create(true).append(true).open(self.at("log")).unwrap());
-        Daemon(command.spawn().unwrap())
+        Background(command.spawn().unwrap())
     }
 }
 
@@ -64,7 +56,7 @@ fn hangs_up(socket: &Path) -> bool {
     UnixStream::connect(socket).is_ok_and(|mut s| s.read(&mut [0]).is_ok_and(|n| n == 0))
 }
 
-fn pid(daemon: &Daemon) -> Pid {
+fn pid(daemon: &Background) -> Pid {
     Pid::from_raw(i32::try_from(daemon.0.id()).unwrap())
 }
 

@@ -1,31 +1,19 @@
 //! A lease that is lost, and another network's that comes in its place: the pod has the new address and can use it, whoever
 //! made its link.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
 use super::{Lends, Program, Server, address, plain, records};
-use crate::harness::{Call, Kind, Lab, Netns, eventually};
+use crate::harness::{Background, Call, Kind, Lab, Netns, eventually};
 
-/// Killed with the test.
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Daemon {
-    fn start(lab: &Lab) -> Self {
-        let mut command = Command::new(Kind::Trestle.dir().join("dhcp"));
-        command.args(["daemon", "-socketpath", &lab.file("dhcp.sock")]);
-        command.env("TRESTLE_RUN_DIR", lab.run_dir()).env("TRESTLE_STATE_DIR", lab.state_dir());
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        Self(lab.node.inside(move || command.spawn().unwrap()))
-    }
+fn daemon(lab: &Lab) -> Background {
+    let mut command = Command::new(Kind::Trestle.dir().join("dhcp"));
+    command.args(["daemon", "-socketpath", &lab.file("dhcp.sock")]);
+    command.env("TRESTLE_RUN_DIR", lab.run_dir()).env("TRESTLE_STATE_DIR", lab.state_dir());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    Background(lab.node.inside(move || command.spawn().unwrap()))
 }
 
 fn there(lab: &Lab, lan: &Netns) -> Server {
@@ -39,7 +27,7 @@ fn there(lab: &Lab, lan: &Netns) -> Server {
 fn moved(lab: &Lab, lan: &Netns, pod: &Netns, call: &mut Call<'_>) {
     lan.set_sysctl("ipv4/conf/lan0/arp_accept", "1");
     let first = Server::of(Program::Kea, lab, lan, &Lends { seconds: 6, ..Lends::default() });
-    let _daemon = Daemon::start(lab);
+    let _daemon = daemon(lab);
     assert_eq!(call.add()["ips"][0]["address"], "198.51.100.10/24");
     assert!(pod.run("ip route").contains("default via 198.51.100.1 dev net1"));
     drop(first);

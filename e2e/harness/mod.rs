@@ -4,6 +4,7 @@
 //! It knows no rule of Trestle. Tests run in parallel threads: nothing here changes the process (working directory,
 //! environment, namespace of a thread that lives on) or the machine's own network namespace.
 
+mod background;
 mod call;
 mod kind;
 mod lab;
@@ -14,6 +15,7 @@ mod reach;
 mod snapshot;
 mod wire;
 
+pub use background::Background;
 pub use call::{Call, Running};
 pub use kind::Kind;
 pub(crate) use kind::both;
